@@ -1,0 +1,99 @@
+"""vitfm's own step, as `vitfm.main` compiles it, on the architecture and the optimizer that the peers are given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks import learners, workers
+from benchmarks.sizes import HEAD_WIDTH, SIZES, Size
+
+
+def config(size: Size, batch_size: int) -> dict[str, Any]:
+    """The recipe of a CLIP with open_clip's blocks, loss and AdamW, in float32."""
+    block = {"epsilon": 1e-5, "activation": "gelu"}
+    return {
+        "total": 10_000,
+        "batch_size": batch_size,
+        "dtype": "float32",
+        "objective": {
+            "name": "clip",
+            "embed_dim": size.embed_dim,
+            "mask_same_concept": False,
+            "image": {
+                "name": "vit",
+                "patch_size": size.patch_size,
+                "hidden_dim": size.width,
+                "depth": size.depth,
+                "num_heads": size.width // HEAD_WIDTH,
+                "pool": "cls",
+                "pre_norm": True,
+                "stem_bias": False,
+                **block,
+            },
+            "text": {
+                "name": "text",
+                "hidden_dim": size.text_width,
+                "depth": size.text_depth,
+                "num_heads": size.text_width // HEAD_WIDTH,
+                "causal": True,
+                "pool": "last",
+                **block,
+            },
+        },
+        "data": {
+            "source": "tfds:emoji:train",
+            "image_size": size.image_size,
+            "captions": {},
+            "tokenizer": {"length": 16},
+        },
+        "optim": {
+            "name": "adamw",
+            "learning_rate": size.learning_rate,
+            "b2": 0.98,
+            "epsilon": 1e-6,
+            "weight_decay": 0.2,
+            "clip_norm": None,
+            "schedule": {"name": "cosine", "warmup": "10%"},
+        },
+    }
+
+
+def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
+    """A worker of `benchmarks.step`, which writes its batch to the file `settings["batch"]` for the peer."""
+    from vitfm import heap
+
+    heap.keep()  # Before JAX starts, as in vitfm.main.
+    import jax
+    import numpy as np
+
+    from vitfm import program, recipe, tree
+    from vitfm.data import loader
+    from vitfm.parallel import mesh
+
+    built = program.build(recipe.parse(config(SIZES[settings["size"]], settings["batch_size"])))
+    batch = {key: value for key, value in next(built.loader.batches(0)).items() if key != loader.REPLACED}
+    np.savez(settings["batch"], **batch)
+    state = built.init(jax.random.key(0))
+    begin = time.perf_counter()
+    compiled = built.step.lower(built.shapes, mesh.place_local(built.mesh, batch)).compile()
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = compiled(state, mesh.place_local(built.mesh, batch))
+        jax.block_until_ready((state, metrics))
+
+    step()
+    facts, tokenizer = built.data.facts, built.data.tokenizer
+    greeting = {
+        "parameters": tree.count(state.params),
+        "first_step_seconds": time.perf_counter() - begin,
+        "versions": {"jax": jax.__version__},
+        "text": {"vocab_size": facts.vocab_size, "text_length": facts.text_length, "eos_id": tokenizer.eos_id},
+    }
+    return greeting, lambda request: learners.answer(step, request)
+
+
+if __name__ == "__main__":
+    workers.serve(start)

@@ -1,0 +1,63 @@
+"""Installs vitfm: `pip install -e .`, with `[test]` for the tests and `[tpu]` or `[cuda]` for accelerators."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "vitfm" / "__init__.py").read_text())[1]
+
+setup(
+    name="vitfm",
+    version=VERSION,
+    description="Pretrain, evaluate, adapt and export image foundation models in JAX/Flax",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["vitfm", "vitfm.*"]),
+    package_data={"vitfm.data": ["assets/*", "emoji/*", "emoji/*/*"], "vitfm.metrics": ["assets/*"]},
+    install_requires=[
+        "array_record>=0.8",
+        "chex>=0.1.91",
+        "flax>=0.12",
+        "grain>=0.2.15",
+        "importlib_resources",  # TFDS imports it without asking for it.
+        "jax>=0.10",
+        "jinja2>=3.1",
+        "matplotlib>=3.9",
+        "ml_collections>=1.1",
+        "numpy>=2.0",
+        "opencv-python-headless>=4.10",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "pillow>=10",  # tensorboardX writes pictures with it without asking for it.
+        "rich>=13.7",
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.9",
+        "tokenizers>=0.21",
+        "typeguard>=4.4",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10"],
+        "cuda": ["jax[cuda13]>=0.10"],
+        # The parity tests compare with torch. It is pinned because torchvision is built for exactly one torch.
+        "test": [
+            "hypothesis>=6.100",
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "open_clip_torch>=3.2",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pyyaml>=6",
+            "ruff>=0.6",
+            "timm>=1.0.20",
+            "torch==2.13.0",
+            "torchvision==0.28.0",
+        ],
+        "tools": ["resvg-py>=0.1"],  # tools/build_emoji.py draws SVG with it.
+    },
+    entry_points={"console_scripts": ["vitfm=vitfm.main:console"]},
+)

@@ -1,0 +1,111 @@
+"""Schedules hit their endpoints, warm up, and never exceed the peak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitfm import config
+from vitfm.optim import schedules
+
+NAMES = ("cosine", "linear", "constant", "trapezoid", "rsqrt")
+few = settings(max_examples=25, deadline=None)  # Each example is a handful of eager JAX operations.
+
+
+def to_steps(duration: config.Duration, where: str) -> int:
+    return config.steps(duration, where=where, batch_size=10, epoch_examples=200, total=300)
+
+
+def factors(total: int, **spec: Any) -> np.ndarray:
+    """The factor at steps 0, ..., total."""
+    factor = schedules.make(spec, total=total, to_steps=lambda duration, where: int(duration))
+    return np.broadcast_to(np.asarray(factor(np.arange(total + 1))), total + 1)
+
+
+runs = st.integers(1, 400).flatmap(lambda total: st.tuples(st.just(total), st.integers(0, total)))
+phases = st.integers(1, 400).flatmap(
+    lambda total: st.integers(0, total).flatmap(
+        lambda warmup: st.tuples(st.just(total), st.just(warmup), st.integers(0, total - warmup))
+    )
+)
+
+
+@few
+@given(st.sampled_from(NAMES), runs)
+def test_never_above_the_peak_nor_below_zero(name: str, run: tuple[int, int]):
+    total, warmup = run
+    values = factors(total, name=name, warmup=warmup)
+    assert values.min() >= 0
+    assert values.max() <= 1 + 1e-6
+    if warmup < total or name not in ("cosine", "linear"):
+        assert values[warmup] == pytest.approx(1)  # The peak is reached, right after the warm-up.
+
+
+@few
+@given(st.sampled_from(NAMES), runs)
+def test_warms_up_in_equal_steps_from_the_first(name: str, run: tuple[int, int]):
+    total, warmup = run
+    values = factors(total, name=name, warmup=warmup)
+    np.testing.assert_allclose(values[:warmup], np.arange(1, warmup + 1) / max(warmup, 1), rtol=1e-5)
+
+
+@few
+@given(st.sampled_from(["cosine", "linear"]), runs, st.floats(0, 1))
+def test_goes_down_to_its_end(name: str, run: tuple[int, int], end: float):
+    total, warmup = run
+    values = factors(total, name=name, warmup=warmup, end=end)
+    if warmup < total:
+        assert values[-1] == pytest.approx(end, abs=1e-6)
+        assert (np.diff(values[warmup:]) <= 1e-6).all()
+        middle = (warmup + total) / 2
+        if middle.is_integer():
+            assert values[int(middle)] == pytest.approx((1 + end) / 2, abs=1e-5)
+
+
+@few
+@given(st.sampled_from(["trapezoid", "rsqrt"]), phases)
+def test_cools_down_to_zero_at_the_end(name: str, run: tuple[int, int, int]):
+    total, warmup, cooldown = run
+    values = factors(total, name=name, warmup=warmup, cooldown=cooldown)
+    plain = factors(total, name=name, warmup=warmup)
+    np.testing.assert_array_equal(values[: total - cooldown + 1], plain[: total - cooldown + 1])
+    down = np.arange(cooldown, -1, -1) / max(cooldown, 1) if cooldown else 1
+    np.testing.assert_allclose(values[total - cooldown :], plain[total - cooldown :] * down, rtol=1e-5, atol=1e-7)
+
+
+def test_shapes_between_the_ends():
+    assert (factors(50, name="constant", warmup=10)[10:] == 1).all()
+    assert (factors(50, name="trapezoid", warmup=10, cooldown=5)[10:46] == 1).all()
+    rsqrt = factors(50, name="rsqrt", warmup=10, timescale=10)
+    np.testing.assert_allclose(rsqrt[[10, 20, 40]], [1, 0.5**0.5, 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"), [("5%", 15), ("2 epochs", 40), ("250 examples", 25), ("7 steps", 7), (9, 9)]
+)
+def test_lengths_are_durations(length: config.Duration, steps: int):
+    given_as = schedules.make({"name": "cosine", "warmup": length}, total=300, to_steps=to_steps)
+    np.testing.assert_array_equal(given_as(np.arange(301)), schedules.cosine(total=300, warmup=steps)(np.arange(301)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": "cosin"}, r"optim\.schedule\.name = 'cosin': did you mean 'cosine'"),
+        ({"warmup": 3}, r"optim\.schedule\.name = None"),
+        ({"name": "cosine", "cooldown": 3}, r"Unknown key config\.optim\.schedule\.cooldown: .*warmup"),
+        ({"name": "cosine", "total": 3}, r"Unknown key config\.optim\.schedule\.total"),
+        ({"name": "cosine", "end": "low"}, r"optim\.schedule\.end = 'low' has the wrong type"),
+        ({"name": "cosine", "warmup": "soon"}, r"optim\.schedule\.warmup = 'soon' is not a duration"),
+        ({"name": "cosine", "warmup": 301}, "phases|301 steps in a run of 300"),
+        ({"name": "trapezoid", "warmup": "60%", "cooldown": "60%"}, "360 steps in a run of 300"),
+    ],
+)
+def test_refuses_in_words(spec: Mapping[str, Any], words: str):
+    with pytest.raises(config.ConfigError, match=words):
+        schedules.make(spec, total=300, to_steps=to_steps)

@@ -1,0 +1,140 @@
+"""Every benchmark runs, prints its table and writes its numbers; what the numbers are is not tested."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import clip_vs_open_clip, step, tables, workers
+from benchmarks.learners import vitfm
+from benchmarks.sizes import SIZES
+from vitfm import recipe as recipes
+from vitfm.data import augment
+
+RECIPE = """
+from vitfm import config as config_lib
+
+def get_config(arg=None):
+    config = config_lib.load_file("configs/clip.py:tiny")
+    config.batch_size = 16
+    config.data.image_size = 32
+    config.objective.update(dict(embed_dim=32))
+    config.objective.image.update(dict(hidden_dim=32, depth=1))
+    config.objective.text.update(dict(hidden_dim=32, depth=1))
+    config.evals = dict(style=config.evals.style)
+    config.evals.style.update(
+        dict(source="tfds:emoji:test_style[:20]", tasks=dict(zeroshot=dict(label="name", classes="tfds:emoji:test_style[:20]")))
+    )
+    return config
+"""  # noqa: E501
+RUN = {"seed", "steps", "batch_size", "seconds", "waiting", "preparation", "peak_memory_bytes", "versions", "metrics"}
+
+
+def run(module: str, out: pathlib.Path, *arguments: str) -> tuple[str, dict]:
+    """The output and the JSON of a benchmark, run as a user does."""
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    command = [sys.executable, "-m", f"benchmarks.{module}", f"--out={out}", *arguments]
+    done = subprocess.run(command, cwd=workers.ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(out.read_text())
+
+
+def test_step_compares_equal_architectures(tmp_path):
+    text, result = run("step", tmp_path / "deep" / "step.json", "--size=nano", "--steps=2", "--rounds=2")
+    assert all(name in text for name in (*step.COLUMNS, "open_clip", "vitfm", "ratio"))
+    assert result["settings"]["batch"] == SIZES["nano"].batch_size
+    assert set(result["summary"]) == {"open_clip", "vitfm", "ratio"}
+    assert all(len(side["milliseconds"]) == 4 for side in result["sides"].values())
+    assert all(value > 0 for row in result["summary"].values() for value in row.values())
+    parameters = {name: side["parameters"] for name, side in result["sides"].items()}
+    # open_clip has a position for its class token besides; here one parameter holds the sum.
+    assert parameters["open_clip"] - parameters["vitfm"] == SIZES["nano"].width
+
+
+def test_clip_trains_and_evaluates_both_sides(tmp_path):
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    text, result = run(
+        "clip_vs_open_clip",
+        tmp_path / "clip.json",
+        f"--config={tmp_path}/recipe.py",
+        "--peer_size=nano",
+        "--peer_batch=8",
+        "--seconds=0.05",
+        "--calibration_steps=2",
+        "--attempts=1",
+        "--seeds=1",
+    )
+    assert all(name in text for name in (*clip_vs_open_clip.COLUMNS, "open_clip", "vitfm", "ratio"))
+    assert set(result["ratio"]) == set(result["summary"]["vitfm"]) == set(result["summary"]["open_clip"])
+    for side in ("open_clip", "vitfm"):
+        assert [one["seed"] for one in result["runs"][side]] == [1]
+        assert all(one.keys() >= RUN for one in result["runs"][side])
+        assert all(0 <= share <= 1 for key in ("top1", "top5", "top10") for share in result["summary"][side][key])
+    assert result["runs"]["open_clip"][0]["metrics"].keys() == result["runs"]["vitfm"][0]["metrics"].keys()
+
+
+@pytest.mark.parametrize("module", [step, clip_vs_open_clip])
+def test_help_teaches(module, capsys):
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    assert f"python -m {module.__name__}" in capsys.readouterr().out
+
+
+def test_the_recipe_given_to_vitfm_is_one():
+    for size in SIZES.values():
+        recipes.parse(vitfm.config(size, size.batch_size))
+
+
+def test_the_peer_sees_the_same_pixels():
+    open_clip = pytest.importorskip("benchmarks.learners.open_clip")
+    rgba = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 4), np.uint8)
+    ours = augment.make()[1]({"image": jax.numpy.asarray(rgba)})["image"]
+    theirs = open_clip.preprocess(rgba).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(theirs, ours, atol=1e-6)
+
+
+def test_the_peer_learns():
+    open_clip = pytest.importorskip("benchmarks.learners.open_clip")
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (8, 32, 32, 4), np.uint8),
+        "text": np.concatenate([rng.integers(3, 50, (8, 7)), np.full((8, 1), 2)], axis=1),
+    }
+    jitter = {"background": "random", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "grayscale": 0.5}
+    learner = open_clip.Learner(
+        SIZES["nano"], vocab_size=50, text_length=8, eos_id=2, total=30, learning_rate=2e-3, augment=jitter
+    )
+    losses = [learner.step(batch) for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+    image, text = learner.embed_image(batch["image"]), learner.embed_text(batch["text"], batch["text"] > 0)
+    np.testing.assert_allclose(np.linalg.norm(np.concatenate([image, text]), axis=1), 1, atol=1e-5)
+
+
+def test_a_worker_that_dies_says_so():
+    with pytest.raises(RuntimeError, match=r"benchmarks\.nowhere ended with exit code 1"):
+        workers.Worker("benchmarks.nowhere", {})
+
+
+def test_spread():
+    assert tables.spread([0.25], "{:.1f}", 100) == "25.0"
+    assert tables.spread([1.0, 2.0]) == "1.5 ± 0.5"
+
+
+def test_a_side_that_missed_the_time_is_run_again():
+    calls = []
+
+    def run(steps: int, seed: int, evaluate: bool) -> dict:
+        calls.append((steps, evaluate))
+        return {"steps": steps, "seconds": steps * (0.1 if len(calls) == 1 else 0.2)}
+
+    arguments = clip_vs_open_clip._parse(["--seconds=10", "--calibration_steps=5"])
+    runs = clip_vs_open_clip.measure({"vitfm": run}, arguments)["vitfm"]
+    assert calls == [(5, False), (100, True), (50, True)]
+    assert runs == [{"seed": 0, "steps": 50, "seconds": 10.0}]

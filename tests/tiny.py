@@ -1,0 +1,110 @@
+"""The smallest run that does everything a run does, and ways to start it and to look at what it left.
+
+`--config=tests/tiny.py` writes rows every 3 steps, checkpoints and evaluations every 4.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from vitfm import config as config_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+TOTAL = 10
+TIMED = ("seconds", "images_per_second", "data/wait")  # Numbers of a row that no two runs share.
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """A CLIP recipe that is not tuned with configs/clip.py, but has all of its parts."""
+    del arg
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "total": f"{TOTAL} steps",
+            "batch_size": 16,
+            "objective": {
+                "name": "clip",
+                "image": {"name": "vit", "patch_size": 16, "hidden_dim": 32, "depth": 1, "num_heads": 2},
+                "text": {"name": "text", "hidden_dim": 32, "depth": 1, "num_heads": 2},
+                "embed_dim": 32,
+            },
+            "data": {
+                "source": "tfds:emoji:train",
+                "image_size": 32,
+                "alpha": True,
+                "crop": {"scale": (0.6, 1.2), "rotation": 10.0, "flip": False},
+                "captions": {"name": "name", "tags": "tags"},
+                "tokenizer": {"path": "emoji_bpe", "length": 16},
+                "columns": {"concept": "codepoint"},
+                "augment": {"background": "random", "brightness": 0.3},
+            },
+            "optim": {
+                "name": "adamw",
+                "learning_rate": 1e-3,
+                "b2": 0.98,
+                "weight_decay": 0.2,
+                "schedule": {"name": "cosine", "warmup": "20%"},
+            },
+            "log_every": 3,
+            "checkpoint": {"every": 4},
+            "evals": {
+                "validation": {
+                    "name": "retrieval",
+                    "every": 4,
+                    "source": "tfds:emoji:validation[:30]",
+                    "prefix": "validation",
+                    "batch_size": 16,
+                    "pictures": 2,
+                }
+            },
+        }
+    )
+
+
+def arguments(workdir: pathlib.Path, *overrides: str) -> list[str]:
+    """The command line, after the program's name; the runs of a whole test session share their compiled programs."""
+    cache = workdir.parents[1] / "compiled"
+    return [f"--config={ROOT / 'tests/tiny.py'}", f"--workdir={workdir}", f"--config.compile_cache={cache}", *overrides]
+
+
+def environment(devices: int = 2) -> dict[str, str]:
+    """For a process with so many virtual devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "32"}
+
+
+def run(
+    program: Sequence[str], workdir: pathlib.Path, *overrides: str, devices: int = 2
+) -> subprocess.CompletedProcess[str]:
+    """`python -m PROGRAM` with the arguments of a tiny run."""
+    command = [sys.executable, "-m", *program, *arguments(workdir, *overrides)]
+    return subprocess.run(command, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=900)
+
+
+def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of metrics without what no two runs share."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in lines]
+
+
+def state(workdir: pathlib.Path, step: int = TOTAL) -> dict[str, np.ndarray]:
+    """Every leaf of a checkpoint by its name."""
+    from vitfm.checkpoint.manager import Checkpoints
+
+    return dict(config_lib.flatten(Checkpoints(workdir / "checkpoints").restore_subtree("", step)))
+
+
+def assert_equal_bits(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> None:
+    """Both hold the same leaves, bit for bit."""
+    assert one.keys() == other.keys()
+    different = [name for name in one if np.asarray(one[name]).tobytes() != np.asarray(other[name]).tobytes()]
+    assert not different

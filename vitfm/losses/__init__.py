@@ -1,0 +1,1 @@
+"""Losses: arrays -> scalar, without parameters or configuration."""

@@ -1,0 +1,37 @@
+"""Flax modules. A name in a recipe is a file here, or a dotted path to a module of your own.
+
+A model file offers `make(**options) -> flax.linen.Module`. Image encoders return `Features`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+
+from vitfm import config
+
+
+@flax.struct.dataclass
+class Features:
+    """What an encoder makes of a batch.
+
+    Attributes:
+      pooled: [B, D], one vector an image or text.
+      tokens: [B, N, D]: `prefix` special tokens, then the patches in row-major order (or the text's tokens).
+      grid: (rows, columns) of patches; () for text.
+      prefix: number of special tokens (class, registers) before the patches.
+    """
+
+    pooled: jax.Array
+    tokens: jax.Array
+    grid: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
+    prefix: int = flax.struct.field(pytree_node=False, default=0)
+
+
+def make(spec: Mapping[str, Any], *, where: str, **context: Any) -> nn.Module:
+    """The module that `spec["name"]` names, made with the other keys of `spec`."""
+    return config.build("models", spec, where=where, **context)

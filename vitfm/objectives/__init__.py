@@ -1,0 +1,1 @@
+"""What is learned and how: one file an objective; `base.py` is the contract."""

@@ -1,0 +1,86 @@
+"""The contract between an objective and everything else: a few pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import flax.struct
+import jax
+
+from vitfm import config
+
+Params = Mapping[str, Any]
+Extra = Mapping[str, Any]
+Batch = Mapping[str, jax.Array]
+
+
+@flax.struct.dataclass
+class Variables:
+    """What an objective starts from.
+
+    Attributes:
+      params: nested dict of arrays that gradients move.
+      extra: nested dict of arrays that no gradient moves: an EMA teacher, a queue, centres, batch statistics.
+    """
+
+    params: Params
+    extra: Extra = flax.struct.field(default_factory=dict)
+
+
+@flax.struct.dataclass
+class Aux:
+    """What a loss returns beside its value.
+
+    Attributes:
+      metrics: name -> scalar.
+      extra: the next `extra`.
+    """
+
+    metrics: Mapping[str, jax.Array]
+    extra: Extra
+
+
+def _unchanged(params: Params, extra: Extra, step: jax.Array) -> Extra:
+    return extra
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Pure functions over the global batch; `key` is always [B], one PRNG key an example.
+
+    One key an example makes every draw independent of how the batch is accumulated or sharded.
+
+    Attributes:
+      init: (key [], batch) -> Variables.
+      loss: (params, extra, batch, key, step) -> (scalar, Aux).
+      after_update: (params, extra, step) -> extra, once the optimizer has moved `params`.
+      constrain: params -> params, a projection applied after each update (a clamp on a scale).
+      predict: name -> function (params, array, ...) -> array, for evaluators and `vitfm.load`.
+      accumulate: "mean" where averaging the micro-batches' gradients and extras is exact; "cached" where the loss
+        couples the batch: then `loss` is `couple` after `embed`; None where accumulation can't be exact.
+      embed: (params, extra, batch, key) -> tree of [B, ...], for "cached": row i depends on example i alone.
+      couple: (params, extra, embeddings, batch, step) -> (scalar, Aux), for "cached".
+      why_not: for None: the reason, shown to who asks for accumulation.
+    """
+
+    init: Callable[[jax.Array, Batch], Variables]
+    loss: Callable[[Params, Extra, Batch, jax.Array, jax.Array], tuple[jax.Array, Aux]]
+    predict: Mapping[str, Callable[..., jax.Array]]
+    accumulate: Literal["mean", "cached"] | None
+    after_update: Callable[[Params, Extra, jax.Array], Extra] = _unchanged
+    constrain: Callable[[Params], Params] = lambda params: params
+    embed: Callable[..., Any] | None = None
+    couple: Callable[..., tuple[jax.Array, Aux]] | None = None
+    why_not: str = ""
+
+
+def make(spec: Mapping[str, Any], **context: Any) -> Objective:
+    """The objective that `spec["name"]` names: a file of `vitfm/objectives`, or a dotted path to the user's own.
+
+    Args:
+      spec: `name` and options.
+      **context: `data`, facts about the batches (`vitfm.data.Facts`), and `dtype`, the compute dtype.
+    """
+    return config.build("objectives", spec, where="objective", **context)

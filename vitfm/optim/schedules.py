@@ -1,0 +1,101 @@
+"""Learning-rate schedules: step -> factor in [0, 1] of the peak. A `name` in a recipe is a function here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from vitfm import config
+
+
+def cosine(*, total: int, warmup: int = 0, end: float = 0.0) -> optax.Schedule:
+    """Linear warm-up, then half a cosine down to `end` at the last step (Loshchilov and Hutter 2017).
+
+    Args:
+      total: steps of the run.
+      warmup: steps of warm-up.
+      end: factor at the end.
+    """
+    return _after_warmup(warmup, total, lambda t: end + (1 - end) * 0.5 * (1 + jnp.cos(jnp.pi * t)))
+
+
+def linear(*, total: int, warmup: int = 0, end: float = 0.0) -> optax.Schedule:
+    """Linear warm-up, then linearly down to `end` at the last step."""
+    return _after_warmup(warmup, total, lambda t: 1 - (1 - end) * t)
+
+
+def constant(*, total: int, warmup: int = 0) -> optax.Schedule:
+    """Linear warm-up, then 1."""
+    return _after_warmup(warmup, total, jnp.ones_like)
+
+
+def trapezoid(*, total: int, warmup: int = 0, cooldown: int = 0) -> optax.Schedule:
+    """Linear warm-up, then 1, then linearly to 0 over the last `cooldown` steps (warmup-stable-decay)."""
+
+    def factor(step: Any) -> Any:
+        down = jnp.clip((total - step) / max(cooldown, 1), 0, 1)
+        return _ramp(step, warmup) * (down if cooldown else 1.0)
+
+    return factor
+
+
+def rsqrt(*, total: int, warmup: int = 0, timescale: int = 10_000, cooldown: int = 0) -> optax.Schedule:
+    """Linear warm-up, then an inverse square root, then linearly to 0 (Zhai et al. 2022, arXiv:2106.04560)."""
+
+    def factor(step: Any) -> Any:
+        decayed = jnp.sqrt(timescale / jnp.maximum(timescale, step - warmup + timescale))
+        down = jnp.clip((total - step) / max(cooldown, 1), 0, 1)
+        return _ramp(step, warmup) * decayed * (down if cooldown else 1.0)
+
+    return factor
+
+
+def make(
+    spec: Mapping[str, Any],
+    *,
+    total: int,
+    to_steps: Callable[[config.Duration, str], int],
+    where: str = "optim.schedule",
+) -> optax.Schedule:
+    """The schedule `spec["name"]` names; its other keys are the function's, with lengths as durations.
+
+    Raises:
+      ConfigError: unknown schedule or option, or a warm-up longer than the run.
+    """
+    known = {"cosine": cosine, "linear": linear, "constant": constant, "trapezoid": trapezoid, "rsqrt": rsqrt}
+    if spec.get("name") not in known:
+        raise config.ConfigError(
+            f"config.{where}.name = {spec.get('name')!r}: {config.nearest(spec.get('name'), list(known))}"
+        )
+    function = known[spec["name"]]
+    lengths = [
+        name for name, parameter in inspect.signature(function).parameters.items() if parameter.annotation == "int"
+    ]
+    options = {
+        key: to_steps(value, f"{where}.{key}") if key in lengths else value
+        for key, value in spec.items()
+        if key != "name"
+    }
+    phases = options.get("warmup", 0) + options.get("cooldown", 0)
+    if phases > total:
+        raise config.ConfigError(f"config.{where}: warm-up and cool-down of {phases} steps in a run of {total}.")
+    return config.call(function, options, where=where, total=total)
+
+
+def _ramp(step: Any, warmup: int) -> Any:
+    """0 at step 0 without warm-up is never wanted: the first step of a warm-up of n has factor 1/n."""
+    return jnp.minimum(1.0, (step + 1) / max(warmup, 1)) if warmup else 1.0
+
+
+def _after_warmup(warmup: int, total: int, shape: Callable[[Any], Any]) -> optax.Schedule:
+    """`shape` over [0, 1] from the end of the warm-up to the end of the run, times the warm-up's ramp."""
+
+    def factor(step: Any) -> Any:
+        progress = jnp.clip((step - warmup) / max(total - warmup, 1), 0, 1)
+        return jnp.where(step < warmup, _ramp(step, warmup), shape(progress))
+
+    return factor

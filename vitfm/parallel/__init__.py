@@ -1,0 +1,1 @@
+"""Where arrays live: the device mesh and the rules that place parameters on it."""

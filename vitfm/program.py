@@ -1,0 +1,121 @@
+"""A recipe made into functions, shapes and shardings: all that can be known before anything compiles."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitfm import config as config_lib
+from vitfm import optim, train_state, train_step
+from vitfm import recipe as recipes
+from vitfm.config import ConfigError, Duration
+from vitfm.data import loader as loading
+from vitfm.data import pipeline
+from vitfm.objectives.base import Objective
+from vitfm.parallel import mesh as meshes
+from vitfm.parallel import sharding
+from vitfm.recipe import Recipe
+from vitfm.train_state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A recipe made into functions, shapes and shardings; nothing is compiled yet and no state exists.
+
+    Attributes:
+      recipe: what it was made from.
+      data, objective: its parts.
+      loader: the training stream of this process.
+      mesh: the devices.
+      total: steps of the run.
+      to_steps: (duration, where) -> steps.
+      gradients: (params, extra, batch, keys, step) -> (loss, aux, gradients), what a step differentiates.
+      shapes: of the state, a TrainState of `jax.ShapeDtypeStruct` with shardings.
+      init: key -> TrainState, born sharded.
+      step: (state, batch) -> (state, metrics); the state is donated.
+    """
+
+    recipe: Recipe
+    data: pipeline.Data
+    objective: Objective
+    loader: loading.TrainLoader
+    mesh: jax.sharding.Mesh
+    total: int
+    to_steps: Callable[[Duration, str], int]
+    gradients: Callable[..., train_step.Gradients]
+    shapes: TrainState
+    init: Callable[[jax.Array], TrainState]
+    step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
+
+
+def build(recipe: Recipe) -> Program:
+    """Everything that can be wrong with a recipe is found here, before anything compiles.
+
+    Raises:
+      ConfigError: names, types, sizes or durations that make no sense.
+    """
+    meshes.check_batch(recipe.batch_size, recipe.accumulate)
+    mesh = config_lib.call(meshes.make, recipe.mesh, where="mesh")
+    data = recipes.make_data(recipe)
+    objective = recipes.make_objective(recipe, data)
+    loader = data.train_loader(batch_size=recipe.batch_size, seed=recipe.seed)
+    total, to_steps = _durations(recipe, len(loader.source))
+
+    batch = _one_example(loader, data)
+    params = jax.eval_shape(lambda key: objective.init(key, batch), jax.random.key(0)).params
+    optimizer, learning_rate = optim.make(recipe.optim, params, total=total, to_steps=to_steps)
+    create = functools.partial(
+        train_state.create, batch=batch, objective=objective, optimizer=optimizer, ema=recipe.ema_decay is not None
+    )
+    shapes = jax.eval_shape(create, jax.random.key(0))
+    shardings = sharding.shardings(shapes, mesh, [tuple(rule) for rule in recipe.sharding])
+    shapes = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
+    gradients = train_step.gradients_of(objective, data.preprocess_train, recipe.accumulate)
+    step = train_step.make(gradients, objective, optimizer, learning_rate, seed=recipe.seed, ema_decay=recipe.ema_decay)
+    return Program(
+        recipe,
+        data,
+        objective,
+        loader,
+        mesh,
+        total,
+        to_steps,
+        gradients,
+        shapes,
+        jax.jit(create, out_shardings=shardings),
+        jax.jit(step, donate_argnums=0, out_shardings=(shardings, meshes.replicated(mesh))),
+    )
+
+
+def _durations(recipe: Recipe, examples: int) -> tuple[int, Callable[[Duration, str], int]]:
+    """Steps of the run, and how any other duration of the recipe becomes steps."""
+    lengths = {"batch_size": recipe.batch_size, "epoch_examples": examples}
+    total = config_lib.steps(recipe.total, where="total", **lengths)
+    if total < 1:
+        raise ConfigError(f"config.total = {recipe.total!r} is no step at all.")
+    return total, lambda duration, where: config_lib.steps(duration, where=where, total=total, **lengths)
+
+
+class _Batch(dict):
+    """A batch that says what it has when it is asked for something else."""
+
+    def __missing__(self, column: str) -> None:
+        raise ConfigError(f"The objective needs {column!r} in a batch; config.data makes {', '.join(sorted(self))}.")
+
+
+def _one_example(loader: loading.TrainLoader, data: pipeline.Data) -> _Batch:
+    """Zeros in the shape of a preprocessed batch of one, which `init` needs; it reads one, so bad data shows here."""
+    batch = {
+        key: jax.ShapeDtypeStruct((1, *np.shape(value)), value.dtype)
+        for key, value in loader.example(0).items()
+        if key != loading.REPLACED
+    }
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    processed = jax.eval_shape(data.preprocess_train, batch, keys)
+    return _Batch(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dict(processed)))

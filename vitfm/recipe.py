@@ -1,0 +1,111 @@
+"""The top level of a recipe: its keys, their defaults, and the data and objective they describe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from vitfm import config as config_lib
+from vitfm.config import ConfigError, Duration
+from vitfm.data import pipeline
+from vitfm.objectives import base
+from vitfm.parallel import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a config file's `get_config` returns, checked.
+
+    Attributes:
+      objective: what is learned: a `vitfm.objectives` name and its options, the models among them.
+      data: options of `vitfm.data.pipeline.make`.
+      total: length of the run.
+      batch_size: the global batch, over all devices.
+      seed: of initialisation, order, draws on the host and draws on the device.
+      accumulate: micro-batches that a global batch is split into to save memory.
+      optim: a `vitfm.optim` name, its options, and those common to all optimizers.
+      ema_decay: weight of the past in a moving average of the parameters, evaluated beside them; None for none.
+      dtype: of the matrix products; "auto" is bfloat16 on accelerators, float32 on CPUs.
+      mesh: devices by axis, options of `vitfm.parallel.mesh.make`.
+      sharding: (pattern, placement) rules for the leaves of the state, see `vitfm.parallel.sharding`.
+      evals: name -> evaluator: a `vitfm.evals` name, its options, and `every`, a duration between evaluations; without
+        it the evaluator runs at the end only.
+      checkpoint: `every`, a duration; `keep`, how many of the latest; `keep_every`, a duration kept for good.
+      log_every: duration between rows of metrics.
+      profile: None, or `start` and `steps` of a profiler trace written into the workdir.
+      compile_cache: folder of compiled programs, relative to the workdir; None for none.
+    """
+
+    objective: Mapping[str, Any]
+    data: Mapping[str, Any]
+    total: Duration
+    batch_size: int
+    seed: int = 0
+    accumulate: int = 1
+    optim: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "adamw", "learning_rate": 1e-3})
+    ema_decay: float | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sharding: Sequence[Sequence[Any]] = sharding.DEFAULT_RULES
+    evals: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    checkpoint: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    log_every: Duration = "1%"
+    profile: Mapping[str, int] | None = None
+    compile_cache: str | None = "compiled"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"config.{name} = {getattr(self, name)} must be at least 1.")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"config.batch_size = {self.batch_size} does not divide into config.accumulate = {self.accumulate} "
+                "micro-batches."
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(f"config.ema_decay = {self.ema_decay} must lie between 0 and 1, or be None.")
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        if self.dtype == "auto":
+            return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        return jnp.dtype(self.dtype).type
+
+
+# What may differ between two runs of one workdir: it does not change what is learned.
+FREE_KEYS = ("log_every", "profile", "compile_cache", "checkpoint", "data.threads", "data.workers", "evals")
+
+
+def parse(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Recipe:
+    """Checks every top-level key of a config.
+
+    Raises:
+      ConfigError: an unknown key, a missing one, a wrong type or an impossible value.
+    """
+    return config_lib.call(Recipe, plain(config), where="")
+
+
+def plain(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """A config as nested dicts."""
+    return config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines `key: old -> new` for the keys that decide what is learned."""
+    lines = config_lib.differences(old, new)
+    return [line for line in lines if not line.startswith(FREE_KEYS)]
+
+
+def make_data(recipe: Recipe) -> pipeline.Data:
+    """The loaders and preprocessing of `recipe.data`."""
+    return config_lib.call(pipeline.make, recipe.data, where="data")
+
+
+def make_objective(recipe: Recipe, data: pipeline.Data) -> base.Objective:
+    """The objective of `recipe.objective`, for batches as `data` makes them."""
+    return base.make(recipe.objective, data=data.facts, dtype=recipe.compute_dtype)

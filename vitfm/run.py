@@ -1,0 +1,153 @@
+"""A trained model and its predict functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from vitfm import config as config_lib
+from vitfm import recipe as recipes
+from vitfm.checkpoint.manager import Checkpoints
+from vitfm.data import image as images
+from vitfm.data import pipeline, sources
+from vitfm.evals import base
+from vitfm.metrics import files
+from vitfm.objectives.base import Objective
+from vitfm.parallel import mesh as meshes
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run, finished or not: `run.embed_image(images)`, `run.embed_text(texts)`, each predict function by its name.
+
+    Attributes:
+      config: the recipe it was trained with.
+      params: nested dict of arrays.
+      step: the step they are from.
+      predict: name -> function of what a user has: images (uint8 [B,H,W,C] of any size, or a list of such) or texts
+        (a list of str); returns float32 NumPy arrays.
+    """
+
+    config: ml_collections.ConfigDict
+    params: Mapping[str, Any]
+    step: int
+    predict: Mapping[str, Callable[..., np.ndarray]]
+
+    def __getattr__(self, name: str) -> Callable[..., np.ndarray]:
+        predict = self.__dict__.get("predict", {})
+        if name not in predict:
+            raise AttributeError(f"This run offers {', '.join(sorted(predict))}; not {name!r}.")
+        return predict[name]
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.predict]
+
+
+def load(path: str, step: int | None = None) -> Run:
+    """Loads a run from its workdir.
+
+    Args:
+      path: the workdir.
+      step: which checkpoint; the latest when None.
+
+    Raises:
+      ConfigError: there is no run in `path`.
+      CheckpointError: its checkpoint is damaged.
+    """
+    workdir = pathlib.Path(path).expanduser()
+    config = files.read_json(workdir / files.CONFIG)
+    if config is None:
+        raise config_lib.ConfigError(f"There is no run in {path}: {workdir / files.CONFIG} does not exist.")
+    recipe = recipes.parse(config)
+    data = recipes.make_data(recipe)
+    objective = recipes.make_objective(recipe, data)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step = checkpoints.latest() if step is None else step
+        if step is None:
+            raise config_lib.ConfigError(f"The run in {path} has saved no checkpoint yet.")
+        params = checkpoints.restore_subtree("params", step)
+    predict = {name: _for_users(name, function, data, params) for name, function in objective.predict.items()}
+    return Run(ml_collections.ConfigDict(config), params, step, predict)
+
+
+def _for_users(
+    name: str, function: Callable[..., jax.Array], data: pipeline.Data, params: Any, batch_size: int = 128
+) -> Callable[..., np.ndarray]:
+    """A predict function on images or texts as people have them, in batches of at most `batch_size`."""
+    jitted = jax.jit(_on_pixels(function, data) if "image" in name else function)
+
+    def prepare(items: Any) -> tuple[np.ndarray, ...]:
+        return data.tokenizer(items) if "text" in name else (data.prepare_images(items),)
+
+    @functools.wraps(function)
+    def predict(items: Any) -> np.ndarray:
+        items = _texts(name, items) if "text" in name else _images(name, items)
+        chunks = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
+        return np.concatenate([np.asarray(jitted(params, *prepare(chunk)), np.float32) for chunk in chunks])
+
+    return predict
+
+
+def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
+    """One text or several, as a list.
+
+    Raises:
+      ValueError: they are no texts.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name} takes a list of one or more str, not {texts!r:.100}.")
+    return texts
+
+
+def _images(name: str, batch: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The images of a batch, as a list.
+
+    Raises:
+      ValueError: they are no images, or a single one, which is no batch.
+    """
+    arrays = [np.asarray(image) for image in batch]
+    bad = [x for x in arrays if x.dtype != np.uint8 or x.ndim != 3 or x.shape[-1] not in (3, 4) or not x.size]
+    if bad or not arrays:
+        found = f"{bad[0].dtype} {list(bad[0].shape)} among them" if bad else "none"
+        raise ValueError(f"{name} takes images, uint8 [B,H,W,3 or 4] or a list of [H,W,3 or 4]; got {found}.")
+    return arrays
+
+
+def _on_pixels(function: Callable[..., jax.Array], data: pipeline.Data) -> Callable[..., jax.Array]:
+    """A predict function of normalised images, made one of uint8 images."""
+    return lambda params, image: function(params, data.preprocess_eval({"image": image})["image"])
+
+
+def eval_context(data: pipeline.Data, objective: Objective, mesh: jax.sharding.Mesh) -> base.Context:
+    """What evaluators work with: predict functions jitted over the mesh, and evaluation data placed on it."""
+
+    def sharded(name: str, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        jitted = jax.jit(
+            _on_pixels(function, data) if "image" in name else function, out_shardings=meshes.replicated(mesh)
+        )
+        return lambda params, *arrays: jitted(params, *(_placed(x, mesh) for x in arrays))
+
+    def batches(source: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[Mapping[str, jax.Array]]:
+        for batch in data.eval_batches(source, batch_size):
+            yield meshes.place_local(mesh, batch)
+
+    return base.Context(
+        {name: sharded(name, function) for name, function in objective.predict.items()},
+        sources.make,
+        batches,
+        data.tokenizer,
+        lambda example: images.decode(example[data.image_key], alpha=False),
+        mesh.size,
+    )
+
+
+def _placed(array: Any, mesh: jax.sharding.Mesh) -> jax.Array:
+    return array if isinstance(array, jax.Array) else meshes.place_global(mesh, array)
