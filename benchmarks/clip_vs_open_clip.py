@@ -199,7 +199,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--peer_batch", type=int, metavar="N", help="open_clip's batch (the size's: 256)")
     add("--peer_learning_rate", type=float, metavar="RATE", help="open_clip's (the size's: 5e-4)")
     add("--metric", default="test_style/zeroshot", help="whose top-1, top-5 and top-10 are shown (test_style/zeroshot)")
-    add("--calibration_steps", type=int, default=40, metavar="N", help="steps that measure the speed (40)")
+    add("--calibration_steps", type=int, default=80, metavar="N", help="steps that measure the speed (80)")
     add(
         "--speeds",
         type=_numbers,

@@ -28,8 +28,8 @@ def get_config(arg=None):
     config.objective.update(dict(embed_dim=32))
     config.objective.image.update(dict(hidden_dim=32, depth=1))
     config.objective.text.update(dict(hidden_dim=32, depth=1))
-    config.evals = dict(style=config.evals.style)
-    config.evals.style.update(
+    config.evals = dict(test_style=config.evals.test_style)
+    config.evals.test_style.update(
         dict(source="tfds:emoji:test_style[:20]", tasks=dict(zeroshot=dict(label="name", classes="tfds:emoji:test_style[:20]")))
     )
     return config
