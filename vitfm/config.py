@@ -99,7 +99,7 @@ def call(
       options: from the recipe.
       where: the path of `options` in the recipe, for messages.
       others: keys at the same place that someone else reads, for messages.
-      **context: arguments the caller supplies, which a recipe can't set.
+      **context: arguments the caller supplies, which a recipe can't set; `function` gets those it names.
 
     Raises:
       ConfigError: an unknown, missing or wrongly typed option, by its path in the recipe.
@@ -125,7 +125,7 @@ def call(
     if needed:
         place = f"config.{where}" if where else "config"
         raise ConfigError(f"{place} lacks {', '.join(needed)}, needed by {function.__module__}.{function.__name__}.")
-    return function(**options, **context)
+    return function(**options, **{key: value for key, value in context.items() if key in parameters or takes_any})
 
 
 _DURATION = re.compile(r"\s*([0-9.eE+]+|[0-9.]+[eE]-?[0-9]+)\s*(steps?|examples?|epochs?|percent|%|)\s*")

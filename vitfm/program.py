@@ -63,9 +63,10 @@ def build(recipe: Recipe) -> Program:
     meshes.check_batch(recipe.batch_size, recipe.accumulate)
     mesh = config_lib.call(meshes.make, recipe.mesh, where="mesh")
     data = recipes.make_data(recipe)
-    objective = recipes.make_objective(recipe, data)
     loader = data.train_loader(batch_size=recipe.batch_size, seed=recipe.seed)
     total, to_steps = _durations(recipe, len(loader.source))
+    schedule = lambda spec, where: optim.schedules.value(spec, total=total, to_steps=to_steps, where=where)
+    objective = recipes.make_objective(recipe, data, schedule)
 
     batch = _one_example(loader, data)
     params = jax.eval_shape(lambda key: objective.init(key, batch), jax.random.key(0)).params
@@ -76,7 +77,7 @@ def build(recipe: Recipe) -> Program:
     shapes = jax.eval_shape(create, jax.random.key(0))
     shardings = sharding.shardings(shapes, mesh, [tuple(rule) for rule in recipe.sharding])
     shapes = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
-    gradients = train_step.gradients_of(objective, data.preprocess_train, recipe.accumulate)
+    gradients = train_step.gradients_of(objective, data.preprocess_train, recipe.accumulate, data.mix)
     step = train_step.make(gradients, objective, optimizer, learning_rate, seed=recipe.seed, ema_decay=recipe.ema_decay)
     return Program(
         recipe,
@@ -111,11 +112,10 @@ class _Batch(dict):
 
 def _one_example(loader: loading.TrainLoader, data: pipeline.Data) -> _Batch:
     """Zeros in the shape of a preprocessed batch of one, which `init` needs; it reads one, so bad data shows here."""
-    batch = {
-        key: jax.ShapeDtypeStruct((1, *np.shape(value)), value.dtype)
-        for key, value in loader.example(0).items()
-        if key != loading.REPLACED
-    }
+    example = {key: value for key, value in loader.example(0).items() if key != loading.REPLACED}
+    batch = jax.tree.map(lambda value: jax.ShapeDtypeStruct((1, *np.shape(value)), value.dtype), example)
+    mix = data.mix or (lambda batch, keys: batch)
+    preprocess = lambda batch, keys: mix(data.preprocess_train(batch, keys), keys)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    processed = jax.eval_shape(data.preprocess_train, batch, keys)
+    processed = jax.eval_shape(preprocess, batch, keys)
     return _Batch(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dict(processed)))

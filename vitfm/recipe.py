@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ from vitfm.config import ConfigError, Duration
 from vitfm.data import pipeline
 from vitfm.objectives import base
 from vitfm.parallel import sharding
+
+
+Schedule = Callable[[Any], Any]  # step -> value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +109,23 @@ def make_data(recipe: Recipe) -> pipeline.Data:
     return config_lib.call(pipeline.make, recipe.data, where="data")
 
 
-def make_objective(recipe: Recipe, data: pipeline.Data) -> base.Objective:
-    """The objective of `recipe.objective`, for batches as `data` makes them."""
-    return base.make(recipe.objective, data=data.facts, dtype=recipe.compute_dtype)
+def make_objective(
+    recipe: Recipe, data: pipeline.Data, schedule: Callable[[Any, str], Schedule] | None = None
+) -> base.Objective:
+    """The objective of `recipe.objective`, for batches as `data` makes them.
+
+    Args:
+      recipe: with the objective's options.
+      data: made from it.
+      schedule: (number or schedule of the recipe, where) -> (step -> value); None where no step will be taken.
+    """
+    return base.make(
+        recipe.objective,
+        data=data.facts,
+        dtype=recipe.compute_dtype,
+        schedule=schedule or (lambda spec, where: _no_step),
+    )
+
+
+def _no_step(step: Any) -> NoReturn:
+    raise ValueError("This objective was made to predict; it knows no length of a run, and so no schedules.")

@@ -19,6 +19,7 @@ from vitfm.data import image as images
 from vitfm.data import pipeline, sources
 from vitfm.evals import base
 from vitfm.metrics import files
+from vitfm.objectives import base as base_objective
 from vitfm.objectives.base import Objective
 from vitfm.parallel import mesh as meshes
 
@@ -73,6 +74,8 @@ def load(path: str, step: int | None = None) -> Run:
         if step is None:
             raise config_lib.ConfigError(f"The run in {path} has saved no checkpoint yet.")
         params = checkpoints.restore_subtree("params", step)
+        if objective.evaluated is not base_objective.as_trained:
+            params = objective.evaluated(params, checkpoints.restore_subtree("extra", step))
     predict = {name: _for_users(name, function, data, params) for name, function in objective.predict.items()}
     return Run(ml_collections.ConfigDict(config), params, step, predict)
 
@@ -81,7 +84,7 @@ def _for_users(
     name: str, function: Callable[..., jax.Array], data: pipeline.Data, params: Any, batch_size: int = 128
 ) -> Callable[..., np.ndarray]:
     """A predict function on images or texts as people have them, in batches of at most `batch_size`."""
-    jitted = jax.jit(_on_pixels(function, data) if "image" in name else function)
+    jitted = jax.jit(function if "text" in name else _on_pixels(function, data))
 
     def prepare(items: Any) -> tuple[np.ndarray, ...]:
         return data.tokenizer(items) if "text" in name else (data.prepare_images(items),)
@@ -131,7 +134,7 @@ def eval_context(data: pipeline.Data, objective: Objective, mesh: jax.sharding.M
 
     def sharded(name: str, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         jitted = jax.jit(
-            _on_pixels(function, data) if "image" in name else function, out_shardings=meshes.replicated(mesh)
+            function if "text" in name else _on_pixels(function, data), out_shardings=meshes.replicated(mesh)
         )
         return lambda params, *arrays: jitted(params, *(_placed(x, mesh) for x in arrays))
 

@@ -223,8 +223,9 @@ def _evaluate(session: Session, state: TrainState, step: int, names: Sequence[st
     with session.clock("eval"):
         values: dict[str, float] = {}
         for prefix, params in (("", state.params), ("ema/", state.ema)):
+            evaluated = None if params is None else session.program.objective.evaluated(params, state.extra)
             for name in names if params is not None else ():
-                for metric, value in session.evaluators[name][1](params):
+                for metric, value in session.evaluators[name][1](evaluated):
                     if np.ndim(value) == 0:
                         values[prefix + metric] = float(value)
                     else:

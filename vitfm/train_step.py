@@ -13,7 +13,7 @@ from vitfm.config import ConfigError
 from vitfm.objectives.base import Aux, Batch, Objective
 from vitfm.train_state import TrainState
 
-Preprocess = Callable[[Batch, jax.Array], Batch]  # (batch, keys [B]) -> batch, arithmetic on pixels.
+Preprocess = Callable[[Batch, jax.Array], Batch]  # (batch, keys [B]) -> batch, arithmetic on pixels and labels.
 Gradients = tuple[jax.Array, Aux, Any]
 
 
@@ -88,12 +88,32 @@ def _cached(objective: Objective, preprocess: Preprocess, count: int) -> Callabl
     return gradients
 
 
-def gradients_of(objective: Objective, preprocess: Preprocess, accumulate: int = 1) -> Callable[..., Gradients]:
+def _mixed(gradients: Callable[..., Gradients], preprocess: Preprocess, mix: Preprocess) -> Callable[..., Gradients]:
+    """`gradients` of batches that are preprocessed and mixed whole, before any micro-batch is taken from them."""
+
+    def mixed(params: Any, extra: Any, batch: Batch, keys: jax.Array, step: jax.Array) -> Gradients:
+        return gradients(params, extra, mix(preprocess(batch, keys), keys), keys, step)
+
+    return mixed
+
+
+def gradients_of(
+    objective: Objective, preprocess: Preprocess, accumulate: int = 1, mix: Preprocess | None = None
+) -> Callable[..., Gradients]:
     """(params, extra, batch, keys [B], step) -> (loss, aux, gradients) over `accumulate` micro-batches.
+
+    Args:
+      objective: what is learned.
+      preprocess: of each example alone.
+      accumulate: micro-batches.
+      mix: what examples do to one another (mixup, cutmix), after `preprocess`. It needs the whole batch, so with it the
+        whole batch is held as floats, and only the model's activations are a micro-batch's.
 
     Raises:
       ConfigError: accumulation is asked of an objective for which it is not exact.
     """
+    if mix is not None:
+        return _mixed(gradients_of(objective, lambda batch, keys: batch, accumulate), preprocess, mix)
     if accumulate == 1:
         return _plain(objective, preprocess)
     if objective.accumulate is None:
@@ -125,7 +145,7 @@ def make(
     def update(state: TrainState, grads: Any, extra: Any) -> TrainState:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = objective.constrain(optax.apply_updates(state.params, updates))
-        extra = objective.after_update(params, extra, state.step)
+        extra = objective.after_update(params, {**state.extra, **extra}, state.step)
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state, extra=extra, ema=ema)
 

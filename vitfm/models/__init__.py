@@ -24,12 +24,14 @@ class Features:
       tokens: [B, N, D]: `prefix` special tokens, then the patches in row-major order (or the text's tokens).
       grid: (rows, columns) of patches; () for text.
       prefix: number of special tokens (class, registers) before the patches.
+      layers: where the caller asked for them, the tokens [B, N, D] of the last blocks, each after the final norm.
     """
 
     pooled: jax.Array
     tokens: jax.Array
     grid: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
     prefix: int = flax.struct.field(pytree_node=False, default=0)
+    layers: tuple[jax.Array, ...] = ()
 
 
 def make(spec: Mapping[str, Any], *, where: str, **context: Any) -> nn.Module:

@@ -40,7 +40,7 @@ class TextTransformer(nn.Module):
         x = (jnp.take(embedding, text, axis=0) + position[:length]).astype(self.dtype)
         # Under a causal mask no token sees the padding behind it, so only the other form needs the padding masked.
         mask = jnp.tri(length, dtype=bool)[None] if self.causal else text_mask[:, None, :].repeat(length, 1)
-        tokens = Transformer(
+        tokens, _ = Transformer(
             self.depth,
             self.num_heads,
             self.mlp_dim,

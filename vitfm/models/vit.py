@@ -7,6 +7,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vitfm.config import ConfigError
 from vitfm.models import Features
@@ -30,12 +31,15 @@ class PatchStem(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """The patches `keep` [B, K] alone, as [B, K, D], are mapped where it is given."""
         x = patches(images.astype(self.dtype), self.patch_size)
+        if keep is not None:
+            x = jnp.take_along_axis(x.reshape(len(x), -1, x.shape[-1]), keep[..., None], axis=1)
         flat = x.reshape(-1, x.shape[-1])
         kernel_init = nn.initializers.lecun_normal()
         flat = nn.Dense(self.hidden_dim, self.use_bias, self.dtype, kernel_init=kernel_init, name="patch")(flat)
-        return flat.reshape(*x.shape[:3], self.hidden_dim)
+        return flat.reshape(*x.shape[:-1], self.hidden_dim)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -85,6 +89,19 @@ def resize_position(position: jax.Array, grid: tuple[int, int]) -> jax.Array:
     return jax.image.resize(position, (*grid, position.shape[-1]), "cubic")
 
 
+def sincos(grid: tuple[int, int], width: int) -> jax.Array:
+    """Fixed position embeddings [h, w, D]: sines and cosines of the column in the first half, of the row in the second.
+
+    As in MAE's and MoCo v3's code (Chen et al. 2021, arXiv:2104.02057), where the column comes first.
+    """
+    frequency = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
+    row, column = (np.arange(side)[:, None] * frequency for side in grid)
+    waves = lambda angle: np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    shape = (*grid, width // 2)
+    halves = [np.broadcast_to(waves(column)[None], shape), np.broadcast_to(waves(row)[:, None], shape)]
+    return jnp.asarray(np.concatenate(halves, axis=-1), jnp.float32)
+
+
 class ViT(nn.Module):
     """Images [B, H, W, C] of any size that the patches divide -> Features; see `make` for the attributes."""
 
@@ -96,36 +113,46 @@ class ViT(nn.Module):
     mlp_dim: int | None
     stem: Literal["patch", "conv"]
     stem_bias: bool
+    position: Literal["learned", "sincos"]
     pool: Literal["cls", "gap"]
     pre_norm: bool
+    drop_path_rate: float
     activation: Activation
     epsilon: float
+    scan: bool
     remat: bool
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> Features:
+    def __call__(
+        self, images: jax.Array, keep: jax.Array | None = None, keys: jax.Array | None = None, last: int = 0
+    ) -> Features:
+        """Encodes images.
+
+        Args:
+          images: [B, H, W, C].
+          keep: int [B, K], the patches that are seen, by their row-major number; None for all.
+          keys: [B] PRNG keys for drop path; None, as in evaluation, drops nothing.
+          last: how many of the last blocks' tokens are returned as `layers`.
+        """
         if any(side % self.patch_size for side in images.shape[1:3]):
             size = " x ".join(map(str, images.shape[1:3]))
             raise ConfigError(f"Images of {size} do not divide into patches of {self.patch_size} pixels.")
-        if self.stem == "conv":
-            x = ConvStem(self.patch_size, self.hidden_dim, self.dtype, name="stem")(images)
-        else:
-            x = PatchStem(self.patch_size, self.hidden_dim, self.stem_bias, self.dtype, name="stem")(images)
-        batch, *grid, width = x.shape
-        side = self.image_size // self.patch_size
-        position = self.param("position", nn.initializers.normal(width**-0.5), (side, side, width))
-        x = x + resize_position(position, tuple(grid)).astype(self.dtype)
-        x = x.reshape(batch, -1, width)
-        prefix = 0
+        grid = (images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
+        position = self._position(grid).reshape(1, -1, self.hidden_dim)
+        if keep is not None:
+            position = jnp.take_along_axis(position, keep[..., None], axis=1)
+        x = self._stem(images, keep)
+        x = x.reshape(len(images), -1, self.hidden_dim) + position.astype(self.dtype)
         if self.pool == "cls":
             # As in timm and open_clip the class token's position is a value of its own: one parameter holds the sum.
-            token = self.param("class_token", nn.initializers.normal(width**-0.5), (width,))
-            x = jnp.concatenate([jnp.broadcast_to(token.astype(self.dtype), (batch, 1, width)), x], axis=1)
-            prefix = 1
+            std = 0.02 if self.position == "sincos" else self.hidden_dim**-0.5
+            token = self.param("class_token", nn.initializers.normal(std), (self.hidden_dim,))
+            token = jnp.broadcast_to(token.astype(self.dtype), (len(images), 1, self.hidden_dim))
+            x = jnp.concatenate([token, x], axis=1)
         if self.pre_norm:
             x = LayerNorm(self.epsilon, self.dtype, name="pre_norm")(x)
-        tokens = Transformer(
+        tokens, layers = Transformer(
             self.depth,
             self.num_heads,
             self.mlp_dim,
@@ -133,10 +160,29 @@ class ViT(nn.Module):
             self.epsilon,
             self.remat,
             self.dtype,
+            self.drop_path_rate,
+            self.scan,
             name="transformer",
-        )(x)
+        )(x, None, keys, last)
         pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(1)
-        return Features(pooled, tokens, tuple(grid), prefix)
+        return Features(pooled, tokens, grid, int(self.pool == "cls"), layers)
+
+    def _stem(self, images: jax.Array, keep: jax.Array | None) -> jax.Array:
+        if self.stem == "patch":
+            return PatchStem(self.patch_size, self.hidden_dim, self.stem_bias, self.dtype, name="stem")(images, keep)
+        if keep is not None:
+            raise ConfigError(
+                "The convolutional stem mixes neighbouring patches, so none can be hidden: stem = 'patch'."
+            )
+        return ConvStem(self.patch_size, self.hidden_dim, self.dtype, name="stem")(images)
+
+    def _position(self, grid: tuple[int, int]) -> jax.Array:
+        """Of a grid of patches, [h, w, D]."""
+        if self.position == "sincos":
+            return sincos(grid, self.hidden_dim)
+        side = self.image_size // self.patch_size
+        initial = nn.initializers.normal(self.hidden_dim**-0.5)
+        return resize_position(self.param("position", initial, (side, side, self.hidden_dim)), grid)
 
 
 def make(
@@ -149,10 +195,13 @@ def make(
     mlp_dim: int | None = None,
     stem: Literal["patch", "conv"] = "patch",
     stem_bias: bool = True,
+    position: Literal["learned", "sincos"] = "learned",
     pool: Literal["cls", "gap"] = "gap",
     pre_norm: bool = False,
+    drop_path_rate: float = 0.0,
     activation: Activation = "gelu",
     epsilon: float = 1e-6,
+    scan: bool = False,
     remat: bool = False,
     dtype: jnp.dtype = jnp.float32,
 ) -> ViT:
@@ -167,14 +216,21 @@ def make(
       mlp_dim: hidden width of the MLPs; 4 D when None.
       stem: "patch", one linear map of each patch, or "conv", patches of 4 pixels and strided convolutions.
       stem_bias: a bias in the patch stem (CLIP has none).
+      position: "learned" embeddings, interpolated for other grids, or fixed "sincos" ones.
       pool: "cls" adds a class token and returns it, "gap" averages the patches.
       pre_norm: LayerNorm before the first block, as in CLIP.
+      drop_path_rate: stochastic depth of the last block in training; it grows linearly from 0 at the first.
       activation, epsilon: of the blocks.
+      scan: one program for all blocks, see `Transformer`.
       remat: recompute blocks in the backward pass to save memory.
       dtype: compute dtype; parameters are float32.
     """
     if hidden_dim % num_heads:
         raise ConfigError(f"ViT: hidden_dim = {hidden_dim} does not divide into num_heads = {num_heads}.")
+    if position == "sincos" and hidden_dim % 4:
+        raise ConfigError(f"ViT: hidden_dim = {hidden_dim} must be a multiple of 4 where position = 'sincos'.")
+    if not 0 <= drop_path_rate < 1:
+        raise ConfigError(f"ViT: drop_path_rate = {drop_path_rate} is a probability below 1.")
     if image_size % patch_size:
         raise ConfigError(f"ViT: image_size = {image_size} does not divide into patches of {patch_size} pixels.")
     if stem == "conv" and (patch_size & (patch_size - 1) or patch_size < 8):
@@ -195,10 +251,13 @@ def make(
         mlp_dim,
         stem,
         stem_bias,
+        position,
         pool,
         pre_norm,
+        drop_path_rate,
         activation,
         epsilon,
+        scan,
         remat,
         dtype,
     )

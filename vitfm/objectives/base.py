@@ -35,15 +35,20 @@ class Aux:
 
     Attributes:
       metrics: name -> scalar.
-      extra: the next `extra`.
+      extra: the entries of `extra` that change; the others stay as they are.
     """
 
     metrics: Mapping[str, jax.Array]
-    extra: Extra
+    extra: Extra = flax.struct.field(default_factory=dict)
 
 
 def _unchanged(params: Params, extra: Extra, step: jax.Array) -> Extra:
     return extra
+
+
+def as_trained(params: Params, extra: Extra) -> Params:
+    """`params` themselves: what most objectives are evaluated by."""
+    return params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +60,13 @@ class Objective:
     Attributes:
       init: (key [], batch) -> Variables.
       loss: (params, extra, batch, key, step) -> (scalar, Aux).
-      after_update: (params, extra, step) -> extra, once the optimizer has moved `params`.
+      after_update: (params, extra, step) -> extra, once the optimizer has moved `params`; `extra` has what the loss
+        changed in it already.
       constrain: params -> params, a projection applied after each update (a clamp on a scale).
-      predict: name -> function (params, array, ...) -> array, for evaluators and `vitfm.load`.
+      predict: name -> function (params, array, ...) -> array, for evaluators and `vitfm.load`; those with "text" in
+        their name take token ids and their mask, all others preprocessed images.
+      evaluated: (params, extra) -> the parameters that `predict` takes: an EMA teacher's, where that is the better
+        model.
       accumulate: "mean" where averaging the micro-batches' gradients and extras is exact; "cached" where the loss
         couples the batch: then `loss` is `couple` after `embed`; None where accumulation can't be exact.
       embed: (params, extra, batch, key) -> tree of [B, ...], for "cached": row i depends on example i alone.
@@ -71,6 +80,7 @@ class Objective:
     accumulate: Literal["mean", "cached"] | None
     after_update: Callable[[Params, Extra, jax.Array], Extra] = _unchanged
     constrain: Callable[[Params], Params] = lambda params: params
+    evaluated: Callable[[Params, Extra], Params] = as_trained
     embed: Callable[..., Any] | None = None
     couple: Callable[..., tuple[jax.Array, Aux]] | None = None
     why_not: str = ""
@@ -81,6 +91,7 @@ def make(spec: Mapping[str, Any], **context: Any) -> Objective:
 
     Args:
       spec: `name` and options.
-      **context: `data`, facts about the batches (`vitfm.data.Facts`), and `dtype`, the compute dtype.
+      **context: `data`, facts about the batches (`vitfm.data.pipeline.Facts`); `dtype`, the compute dtype; `schedule`:
+        (number or schedule of the recipe, where) -> (step -> value). A `make` names those it needs.
     """
     return config.build("objectives", spec, where="objective", **context)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from vitfm import models
 from vitfm.losses import contrastive
+from vitfm.models import probes
 from vitfm.objectives import base
 
 
@@ -91,7 +92,7 @@ def make(
         scale = jnp.exp(params["logit_scale"])
         concept = batch.get("concept") if mask_same_concept else None
         value, metrics = contrastive.softmax_contrastive(embeddings["image"], embeddings["text"], scale, concept)
-        return value, base.Aux({**metrics, "logit_scale": scale}, extra)
+        return value, base.Aux({**metrics, "logit_scale": scale})
 
     def loss(
         params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
@@ -101,10 +102,11 @@ def make(
     def constrain(params: base.Params) -> base.Params:
         return {**params, "logit_scale": jnp.minimum(params["logit_scale"], math.log(max_scale))}
 
+    joint = {"embed_image": embed_image, "embed_text": embed_text}
     return base.Objective(
         init,
         loss,
-        predict={"embed_image": embed_image, "embed_text": embed_text},
+        predict={**probes.predictions(image_tower, lambda params: params["image"]["tower"]), **joint},
         accumulate="cached",
         constrain=constrain,
         embed=embed,
