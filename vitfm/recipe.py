@@ -16,7 +16,6 @@ from vitfm.data import pipeline
 from vitfm.objectives import base
 from vitfm.parallel import sharding
 
-
 Schedule = Callable[[Any], Any]  # step -> value
 
 
