@@ -46,6 +46,7 @@ setup(
         "test": [
             "hypothesis>=6.100",
             "ipykernel>=6.29",
+            "lightly>=1.5.20",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "open_clip_torch>=3.2",
@@ -56,6 +57,7 @@ setup(
             "timm>=1.0.20",
             "torch==2.13.0",
             "torchvision==0.28.0",
+            "transformers>=5.0",
         ],
         "tools": ["resvg-py>=0.1"],  # tools/build_emoji.py draws SVG with it.
     },
