@@ -1,4 +1,4 @@
-"""Throughput of a training step: vitfm against a peer on the same architecture, batch, optimizer and precision.
+"""Throughput of a training step: vitfm against peers on the same architecture, batch, optimizer and precision.
 
 Each side runs in a subprocess of its own. They take turns, round by round, so that a change of the machine's speed
 meets both. A step is a batch in NumPy in, updated parameters out: pixels to floats, forward, loss, backward, AdamW.
@@ -20,7 +20,8 @@ from benchmarks.sizes import SIZES
 _HELP = """\
 examples:
   python -m benchmarks.step                               the embedded recipe's width: 64 px, batch 256
-  python -m benchmarks.step --size=S16                    ViT-S/16 at 224 px, batch 16
+  python -m benchmarks.step --size=S16 --peer=timm        ViT-S/16 at 224 px, batch 16
+  python -m benchmarks.step --peer=open_clip,timm,mae,dino
   python -m benchmarks.step --batch=64 --steps=20 --rounds=7 --out=runs/benchmarks/step.json
 
 reading the table:
@@ -29,9 +30,12 @@ reading the table:
   memory         the largest resident set of the process, libraries and all
   first step s   vitfm's holds the compilation
   ratio          vitfm over the peer
+peers: open_clip (CLIP), timm (classification), mae (transformers' ViTMAEForPreTraining), dino (student and teacher of
+timm's ViT with lightly's head and loss)
 A machine that does anything else meanwhile slows both sides, and not alike: the fastest step suffers least.
 """
 
+OBJECTIVES = {"open_clip": "clip", "timm": "supervised", "mae": "mae", "dino": "dino"}  # peer -> what both learn
 COLUMNS = ("images/s", "ms", "best ms", "memory GiB", "first step s", "parameters")
 
 
@@ -41,16 +45,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     machine = tables.machine(workers.use_cores(arguments.cores))
     tables.warn_if_busy(machine)
     batch_size = arguments.batch or SIZES[arguments.size].batch_size
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "size": arguments.size,
-            "batch_size": batch_size,
-            "cores": machine["cores"],
-            "batch": str(pathlib.Path(folder) / "batch.npz"),
-        }
-        sides = measure(arguments.peer, settings, arguments.steps, arguments.rounds)
-    summary = {name: summarise(side, batch_size) for name, side in sides.items()}
-    summary["ratio"] = {key: summary["vitfm"][key] / summary[arguments.peer][key] for key in summary["vitfm"]}
+    sides, summary = {}, {}
+    for peer in arguments.peer:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {
+                "size": arguments.size,
+                "objective": OBJECTIVES[peer],
+                "batch_size": batch_size,
+                "cores": machine["cores"],
+                "batch": str(pathlib.Path(folder) / "batch.npz"),
+            }
+            sides[peer] = measure(peer, settings, arguments.steps, arguments.rounds)
+        summary[peer] = _compared(peer, sides[peer], batch_size)
     result = {
         "benchmark": "step",
         "settings": {**vars(arguments), "batch": batch_size},
@@ -58,16 +64,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "sides": sides,
         "summary": summary,
     }
-    title = f"Training step, CLIP {arguments.size}, batch {batch_size}, float32, {machine['cores']} cores"
-    tables.show(title, COLUMNS, {name: cells(name, row) for name, row in summary.items()})
+    title = f"Training step, {arguments.size}, batch {batch_size}, float32, {machine['cores']} cores"
+    rows = {
+        name if name == peer else f"{name} {OBJECTIVES[peer]}": cells(name, row)
+        for peer, compared in summary.items()
+        for name, row in compared.items()
+    }
+    tables.show(title, COLUMNS, rows)
     tables.write(arguments.out, result)
     return result
+
+
+def _compared(peer: str, sides: Mapping[str, Any], batch_size: int) -> dict[str, dict[str, float]]:
+    """The rows of a peer: its own, vitfm's and the ratio."""
+    rows = {name: summarise(side, batch_size) for name, side in sides.items()}
+    return {**rows, "ratio": {key: rows["vitfm"][key] / rows[peer][key] for key in rows["vitfm"]}}
 
 
 def measure(peer: str, settings: Mapping[str, Any], steps: int, rounds: int) -> dict[str, dict[str, Any]]:
     """Side -> what its worker said, and the milliseconds of all its steps, in turns of `steps`."""
     with workers.Worker("benchmarks.learners.vitfm", settings) as ours:
-        settings = {**settings, "text": ours.greeting["text"]}
+        settings = {**settings, "facts": ours.greeting["facts"]}
         with workers.Worker(f"benchmarks.learners.{peer}", settings) as theirs:
             turns = {peer: theirs, "vitfm": ours}
             sides = {name: {**worker.greeting, "milliseconds": []} for name, worker in turns.items()}
@@ -111,6 +128,14 @@ def _typical(side: Mapping[str, Any]) -> float:
     return statistics.median(side["milliseconds"])
 
 
+def _peers(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in OBJECTIVES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no peer {unknown[0]!r}; there are {', '.join(OBJECTIVES)}")
+    return names
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.step",
@@ -118,7 +143,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--peer", choices=["open_clip"], default="open_clip", help="whom to compare with")
+    parser.add_argument(
+        "--peer", type=_peers, default=["open_clip"], metavar="NAME,NAME,...", help="whom to compare with (open_clip)"
+    )
     parser.add_argument(
         "--size", choices=list(SIZES), default="tiny", help="the architecture, see benchmarks/sizes.py (default: tiny)"
     )

@@ -11,7 +11,6 @@ import numpy as np
 from benchmarks import learners, workers
 from benchmarks.sizes import HEAD_WIDTH, SIZES, Size
 from tests.parity.reference import open_clip, torch
-from vitfm import heap
 
 LUMA = (0.299, 0.587, 0.114)  # Weights of ITU-R BT.601, as in torchvision.
 
@@ -50,11 +49,14 @@ class Learner:
         torch.manual_seed(seed)
         self.model = _model(size, vocab_size, text_length, eos_id)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        self._optimizer = _optimizer(self.model, learning_rate, weight_decay)
+        self._optimizer = optimizer(self.model, learning_rate, weight_decay)
         self._loss = open_clip.ClipLoss()
         self._set_rate = scheduler.cosine_lr(self._optimizer, learning_rate, max(1, round(warmup * total)), total)
         self._augment = augment
         self._step = 0
+        self.versions = versions()
+        self.predict = {"embed_image": self.embed_image, "embed_text": self.embed_text}
+        self.evaluators = ("zeroshot", "retrieval")
 
     def step(self, batch: Mapping[str, np.ndarray]) -> float:
         """One update; returns the loss."""
@@ -107,7 +109,7 @@ def _model(size: Size, vocab_size: int, text_length: int, eos_id: int) -> open_c
     return open_clip.CLIP(size.embed_dim, image, text)
 
 
-def _optimizer(model: open_clip.CLIP, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def optimizer(model: open_clip.CLIP, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW with the two groups of open_clip_train/main.py, in torch's fused form, its fastest."""
     plain = lambda name, p: p.ndim < 2 or any(word in name for word in ("bn", "ln", "bias", "logit_scale"))
     named = list(model.named_parameters())
@@ -162,16 +164,13 @@ def versions() -> dict[str, str]:
 
 
 def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
-    """A worker of `benchmarks.step`, which reads its batch from the file `settings["batch"]`."""
-    heap.keep()  # torch's temporaries gain from it too: the peer gets what vitfm.main gives itself.
-    torch.set_num_threads(settings["cores"])
-    batch = dict(np.load(settings["batch"]))
+    """A worker of `benchmarks.step`."""
     size = SIZES[settings["size"]]
-    learner = Learner(size, **settings["text"], total=10_000, learning_rate=size.learning_rate)
-    step = lambda: learner.step(batch)
-    first = sum(learners.timed(step, 1)) / 1e3
-    greeting = {"parameters": learner.parameters, "first_step_seconds": first, "versions": versions()}
-    return greeting, lambda request: learners.answer(step, request)
+    text = ("vocab_size", "text_length", "eos_id")
+    make = lambda facts: Learner(
+        size, **{key: facts[key] for key in text}, total=10_000, learning_rate=size.learning_rate
+    )
+    return learners.in_torch(torch, make, settings, versions())
 
 
 if __name__ == "__main__":

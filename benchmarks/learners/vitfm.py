@@ -10,54 +10,75 @@ from benchmarks import learners, workers
 from benchmarks.sizes import HEAD_WIDTH, SIZES, Size
 
 
-def config(size: Size, batch_size: int) -> dict[str, Any]:
-    """The recipe of a CLIP with open_clip's blocks, loss and AdamW, in float32."""
-    block = {"epsilon": 1e-5, "activation": "gelu"}
-    return {
-        "total": 10_000,
-        "batch_size": batch_size,
-        "dtype": "float32",
-        "objective": {
-            "name": "clip",
-            "embed_dim": size.embed_dim,
-            "mask_same_concept": False,
-            "image": {
-                "name": "vit",
-                "patch_size": size.patch_size,
-                "hidden_dim": size.width,
-                "depth": size.depth,
-                "num_heads": size.width // HEAD_WIDTH,
-                "pool": "cls",
-                "pre_norm": True,
-                "stem_bias": False,
-                **block,
-            },
-            "text": {
-                "name": "text",
-                "hidden_dim": size.text_width,
-                "depth": size.text_depth,
-                "num_heads": size.text_width // HEAD_WIDTH,
-                "causal": True,
-                "pool": "last",
-                **block,
-            },
-        },
-        "data": {
-            "source": "tfds:emoji:train",
-            "image_size": size.image_size,
-            "captions": {},
-            "tokenizer": {"length": 16},
-        },
-        "optim": {
-            "name": "adamw",
-            "learning_rate": size.learning_rate,
-            "b2": 0.98,
-            "epsilon": 1e-6,
-            "weight_decay": 0.2,
-            "clip_norm": None,
-            "schedule": {"name": "cosine", "warmup": "10%"},
-        },
+def config(size: Size, batch_size: int, objective: str = "clip") -> dict[str, Any]:
+    """The recipe of an objective with the peers' blocks and AdamW, in float32."""
+    parts = {"clip": _clip, "supervised": _supervised, "mae": _mae, "dino": _dino}[objective](size)
+    data = {"source": "tfds:emoji:train", "image_size": size.image_size, **parts.pop("data")}
+    optim = {
+        "name": "adamw",
+        "learning_rate": size.learning_rate,
+        "b2": 0.98,
+        "epsilon": 1e-6,
+        "weight_decay": 0.2,
+        "clip_norm": None,
+        "schedule": {"name": "cosine", "warmup": "10%"},
     }
+    recipe = {"total": 10_000, "batch_size": batch_size, "dtype": "float32", "data": data, "optim": optim}
+    return {**recipe, "objective": {"name": objective, **parts}}
+
+
+def _tower(size: Size, **options: Any) -> dict[str, Any]:
+    return {
+        "name": "vit",
+        "patch_size": size.patch_size,
+        "hidden_dim": size.width,
+        "depth": size.depth,
+        "num_heads": size.width // HEAD_WIDTH,
+        "pool": "cls",
+        "activation": "gelu",
+        **options,
+    }
+
+
+def _clip(size: Size) -> dict[str, Any]:
+    text = {
+        "name": "text",
+        "hidden_dim": size.text_width,
+        "depth": size.text_depth,
+        "num_heads": size.text_width // HEAD_WIDTH,
+        "causal": True,
+        "pool": "last",
+        "epsilon": 1e-5,
+        "activation": "gelu",
+    }
+    return {
+        "embed_dim": size.embed_dim,
+        "mask_same_concept": False,
+        "image": _tower(size, pre_norm=True, stem_bias=False, epsilon=1e-5),
+        "text": text,
+        "data": {"captions": {}, "tokenizer": {"length": 16}},
+    }
+
+
+def _supervised(size: Size) -> dict[str, Any]:
+    return {"model": _tower(size), "data": {"label": {"feature": "subgroup"}}}
+
+
+def _mae(size: Size) -> dict[str, Any]:
+    decoder = {
+        "hidden_dim": size.decoder_width,
+        "depth": size.decoder_depth,
+        "num_heads": size.decoder_width // (HEAD_WIDTH // 2),
+    }
+    return {"model": _tower(size, position="sincos"), "decoder": decoder, "data": {}}
+
+
+def _dino(size: Size) -> dict[str, Any]:
+    views = {
+        "global": {"count": 2, "size": size.image_size},
+        "local": {"count": size.local_count, "size": size.local_size},
+    }
+    return {"model": _tower(size), "prototypes": size.prototypes, "data": {"views": views}}
 
 
 def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
@@ -68,13 +89,15 @@ def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
     import jax
     import numpy as np
 
+    from vitfm import config as config_lib
     from vitfm import program, recipe, tree
     from vitfm.data import loader
     from vitfm.parallel import mesh
 
-    built = program.build(recipe.parse(config(SIZES[settings["size"]], settings["batch_size"])))
+    size, batch_size = SIZES[settings["size"]], settings["batch_size"]
+    built = program.build(recipe.parse(config(size, batch_size, settings["objective"])))
     batch = {key: value for key, value in next(built.loader.batches(0)).items() if key != loader.REPLACED}
-    np.savez(settings["batch"], **batch)
+    np.savez(settings["batch"], **dict(config_lib.flatten(batch)))
     state = built.init(jax.random.key(0))
     begin = time.perf_counter()
     compiled = built.step.lower(built.shapes, mesh.place_local(built.mesh, batch)).compile()
@@ -90,7 +113,12 @@ def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
         "parameters": tree.count(state.params),
         "first_step_seconds": time.perf_counter() - begin,
         "versions": {"jax": jax.__version__},
-        "text": {"vocab_size": facts.vocab_size, "text_length": facts.text_length, "eos_id": tokenizer.eos_id},
+        "facts": {
+            "vocab_size": facts.vocab_size,
+            "text_length": facts.text_length,
+            "eos_id": getattr(tokenizer, "eos_id", None),
+            "classes": facts.num_classes,
+        },
     }
     return greeting, lambda request: learners.answer(step, request)
 

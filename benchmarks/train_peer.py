@@ -1,4 +1,4 @@
-"""A worker that trains and evaluates open_clip on the data and with the evaluators of a vitfm recipe."""
+"""A worker that trains and evaluates a peer on the data and with the evaluators of a vitfm recipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import learners, workers
-from benchmarks.learners import open_clip
+from benchmarks.learners import open_clip, timm
 from benchmarks.sizes import SIZES, Size
 from vitfm import heap
 from vitfm import recipe as recipes
@@ -24,8 +24,8 @@ def train(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Trains for `settings["total"]` steps, then evaluates.
 
     Args:
-      settings: `recipe`, of which data and evaluators are used; `size`, `batch_size`, `learning_rate`, `total`, `seed`,
-        `cores` and `evaluate`.
+      settings: `peer`; `recipe`, of which data and evaluators are used; `size`, `batch_size`, `learning_rate`,
+        `total`, `seed`, `cores` and `evaluate`.
 
     Returns:
       steps, seconds (of batches and steps, without the preparation), waiting (the part of them spent on batches),
@@ -51,25 +51,25 @@ def train(settings: Mapping[str, Any]) -> dict[str, Any]:
         "preparation": preparation,
         "peak_memory_bytes": learners.peak_memory(),
         "parameters": learner.parameters,
-        "versions": open_clip.versions(),
+        "versions": learner.versions,
     }
     return {**result, "metrics": _evaluate(learner, data, recipe) if settings["evaluate"] else {}}
 
 
-def _learner(size: Size, data: pipeline.Data, recipe: Recipe, settings: Mapping[str, Any]) -> open_clip.Learner:
-    return open_clip.Learner(
-        size,
-        vocab_size=data.facts.vocab_size,
-        text_length=data.facts.text_length,
-        eos_id=data.tokenizer.eos_id,
-        total=settings["total"],
-        learning_rate=settings["learning_rate"],
-        augment=recipe.data.get("augment", {}),
-        seed=settings["seed"],
-    )
+def _learner(size: Size, data: pipeline.Data, recipe: Recipe, settings: Mapping[str, Any]) -> Any:
+    common = {
+        "total": settings["total"],
+        "learning_rate": settings["learning_rate"],
+        "augment": recipe.data.get("augment", {}),
+        "seed": settings["seed"],
+    }
+    if settings["peer"] == "timm":
+        return timm.Learner(size, classes=data.facts.num_classes, **common)
+    text = {"vocab_size": data.facts.vocab_size, "text_length": data.facts.text_length}
+    return open_clip.Learner(size, **text, eos_id=data.tokenizer.eos_id, **common)
 
 
-def _steps(learner: open_clip.Learner, batches: Any, total: int) -> tuple[float, float]:
+def _steps(learner: Any, batches: Any, total: int) -> tuple[float, float]:
     """Seconds of `total` steps, and those of them that went by waiting for a batch."""
     waiting, start = 0.0, time.perf_counter()
     for step in range(1, total + 1):
@@ -78,24 +78,23 @@ def _steps(learner: open_clip.Learner, batches: Any, total: int) -> tuple[float,
         waiting += time.perf_counter() - before
         loss = learner.step(batch)
         if step % max(1, total // _LINES) == 0:
-            print(f"open_clip: step {step}/{total}  loss {loss:.3f}", file=sys.stderr)
+            print(f"{type(learner).__module__}: step {step}/{total}  loss {loss:.3f}", file=sys.stderr)
     return time.perf_counter() - start, waiting
 
 
-def _evaluate(learner: open_clip.Learner, data: pipeline.Data, recipe: Recipe) -> dict[str, float]:
-    """The recipe's own evaluators, given the peer's embeddings."""
+def _evaluate(learner: Any, data: pipeline.Data, recipe: Recipe) -> dict[str, float]:
+    """The recipe's own evaluators, as far as the peer can serve them, given its predictions."""
     context = evaluation.Context(
-        predict={
-            "embed_image": lambda params, image: learner.embed_image(image),
-            "embed_text": lambda params, text, text_mask: learner.embed_text(text, text_mask),
-        },
+        predict={name: lambda params, *arrays, f=function: f(*arrays) for name, function in learner.predict.items()},
         open_source=sources.make,
         batches=data.eval_batches,
         tokenize=data.tokenizer,
         picture=lambda example: example[data.image_key],
+        classes=data.facts.classes,
     )
     metrics = {}
-    for name, spec in recipe.evals.items():
+    served = {name: spec for name, spec in recipe.evals.items() if spec["name"] in learner.evaluators}
+    for name, spec in served.items():
         options = {key: value for key, value in spec.items() if key not in ("every", "pictures")}
         values = evaluation.make(name, options, context)(None)
         metrics |= {metric: value for metric, value in values if isinstance(value, float)}
