@@ -23,6 +23,14 @@ def example_keys(seed: int, step: jax.Array, batch_size: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(batch_size))
 
 
+def _own_keys(keys: jax.Array, purpose: int) -> jax.Array:
+    """[B] keys for one purpose, so that its draws have nothing in common with those of preprocessing."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
+
+
+_LOSS, _MIX = 2**31, 2**31 + 1  # Purposes; preprocessing takes the keys themselves.
+
+
 def _micro_batches(tree: Any, count: int) -> Any:
     """[B, ...] -> [count, B/count, ...]; micro-batch i holds rows i, i+count, ..., so no row leaves its device."""
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), tree)
@@ -35,7 +43,7 @@ def _whole_batch(tree: Any) -> Any:
 
 def _plain(objective: Objective, preprocess: Preprocess) -> Callable[..., Gradients]:
     def gradients(params: Any, extra: Any, batch: Batch, keys: jax.Array, step: jax.Array) -> Gradients:
-        loss = lambda params: objective.loss(params, extra, preprocess(batch, keys), keys, step)
+        loss = lambda params: objective.loss(params, extra, preprocess(batch, keys), _own_keys(keys, _LOSS), step)
         (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return value, aux, grads
 
@@ -68,7 +76,7 @@ def _cached(objective: Objective, preprocess: Preprocess, count: int) -> Callabl
 
     def gradients(params: Any, extra: Any, batch: Batch, keys: jax.Array, step: jax.Array) -> Gradients:
         def embed(params: Any, batch: Batch, keys: jax.Array) -> Any:
-            return objective.embed(params, extra, preprocess(batch, keys), keys)
+            return objective.embed(params, extra, preprocess(batch, keys), _own_keys(keys, _LOSS))
 
         def couple(params: Any, embeddings: Any) -> tuple[jax.Array, Aux]:
             return objective.couple(params, extra, embeddings, batch, step)
@@ -92,7 +100,7 @@ def _mixed(gradients: Callable[..., Gradients], preprocess: Preprocess, mix: Pre
     """`gradients` of batches that are preprocessed and mixed whole, before any micro-batch is taken from them."""
 
     def mixed(params: Any, extra: Any, batch: Batch, keys: jax.Array, step: jax.Array) -> Gradients:
-        return gradients(params, extra, mix(preprocess(batch, keys), keys), keys, step)
+        return gradients(params, extra, mix(preprocess(batch, keys), _own_keys(keys, _MIX)), keys, step)
 
     return mixed
 

@@ -54,8 +54,8 @@ def make(
     )
     project = nn.Dense(embed_dim, use_bias=False, dtype=dtype, kernel_init=nn.initializers.lecun_normal())
 
-    def embed_image(params: base.Params, image: jax.Array) -> jax.Array:
-        features = image_tower.apply({"params": params["image"]["tower"]}, image)
+    def embed_image(params: base.Params, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        features = image_tower.apply({"params": params["image"]["tower"]}, image, keys=keys)
         return _unit(project.apply({"params": params["image"]["projection"]}, features.pooled))
 
     def embed_text(params: base.Params, text: jax.Array, text_mask: jax.Array) -> jax.Array:
@@ -82,7 +82,7 @@ def make(
 
     def embed(params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array) -> dict[str, jax.Array]:
         return {
-            "image": embed_image(params, batch["image"]),
+            "image": embed_image(params, batch["image"], key),
             "text": embed_text(params, batch["text"], batch["text_mask"]),
         }
 
