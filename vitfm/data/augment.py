@@ -6,14 +6,31 @@ Each draw comes from its example's own key, so neither hosts, devices nor accumu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vitfm.config import ConfigError
 
 Batch = Mapping[str, jax.Array]
+
+
+class Preprocessing(NamedTuple):
+    """What `make` returns.
+
+    Attributes:
+      train: (batch, keys [B]) -> batch.
+      evaluate: batch -> batch, without chance.
+      to_pixels: normalised images, float [...,H,W,3] -> uint8 NumPy array.
+    """
+
+    train: Callable[[Batch, jax.Array], Batch]
+    evaluate: Callable[[Batch], Batch]
+    to_pixels: Callable[[np.ndarray], np.ndarray]
+
+
 LUMA = (0.299, 0.587, 0.114)  # Weights of ITU-R BT.601, as in Pillow and torchvision.
 
 
@@ -26,7 +43,7 @@ def make(
     grayscale: float = 0.0,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     std: Sequence[float] = (0.5, 0.5, 0.5),
-) -> tuple[Callable[[Batch, jax.Array], Batch], Callable[[Batch], Batch]]:
+) -> Preprocessing:
     """Preprocessing of `image` for training and for evaluation: uint8 [B,H,W,3 or 4] -> normalised float32 [B,H,W,3].
 
     Args:
@@ -35,9 +52,6 @@ def make(
       brightness, contrast, saturation: largest relative change, drawn from [1 - x, 1 + x].
       grayscale: share of the images that lose their colour.
       mean, std: of the channels, for values in [0, 1].
-
-    Returns:
-      (batch, keys [B]) -> batch for training, and batch -> batch for evaluation.
 
     Raises:
       ConfigError: a strength, share, mean or deviation that is none.
@@ -51,7 +65,7 @@ def make(
         raise ConfigError(
             f"config.data.augment: mean = {mean} and std = {std} must be three numbers each, std above 0."
         )
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def normalise(image: jax.Array) -> jax.Array:
         return (image - mean) / std
@@ -74,7 +88,11 @@ def make(
     def evaluate(batch: Batch) -> Batch:
         return {**batch, "image": normalise(composite(batch["image"], jnp.ones(3)))}
 
-    return train, evaluate
+    def to_pixels(image: np.ndarray) -> np.ndarray:
+        pixels = np.round((np.asarray(image, np.float32) * std + mean) * 255)
+        return np.clip(pixels, 0, 255).astype(np.uint8)
+
+    return Preprocessing(train, evaluate, to_pixels)
 
 
 def composite(image: jax.Array, behind: jax.Array) -> jax.Array:

@@ -28,12 +28,21 @@ class Facts:
       channels: of the image after preprocessing.
       vocab_size: of the tokenizer; 0 without text.
       text_length: tokens a text is padded to; 0 without text.
+      classes: names of the labels, in the order of their indices; none without labels.
+      multi_label: an example may have several labels: `label` is float32 [B,K] instead of int32 [B].
     """
 
     image_size: int
     channels: int
     vocab_size: int
     text_length: int
+    classes: tuple[str, ...] = ()
+    multi_label: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """K; 0 without labels."""
+        return len(self.classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +55,15 @@ class Data:
       tokenizer: texts -> (ids [B,T], mask [B,T]); None without text.
       preprocess_train: (batch, keys [B]) -> batch, on the device.
       preprocess_eval: batch -> batch, on the device.
+      to_pixels: normalised images, float [...,H,W,3] -> uint8, on the host.
       load_train: (example, generator) -> arrays, on the host.
       load_eval: likewise, without chance.
       image_key: the feature that holds the encoded image.
       alpha: batches carry a fourth, alpha channel until they are preprocessed.
       cache_bytes: of decoded training images kept in memory.
       threads, workers: of the training loader.
+      mix: (batch, keys [B]) -> batch, on the device after `preprocess_train`, over the whole batch, since it couples
+        rows; None for none.
     """
 
     facts: Facts
@@ -59,6 +71,7 @@ class Data:
     tokenizer: tokenizer.Tokenizer | None
     preprocess_train: Callable[[Mapping[str, jax.Array], jax.Array], Mapping[str, jax.Array]]
     preprocess_eval: Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]]
+    to_pixels: Callable[[np.ndarray], np.ndarray]
     load_train: loader.Load
     load_eval: loader.Load
     image_key: str
@@ -66,6 +79,7 @@ class Data:
     cache_bytes: int
     threads: int
     workers: int
+    mix: Callable[[Mapping[str, jax.Array], jax.Array], Mapping[str, jax.Array]] | None = None
 
     def train_loader(self, *, batch_size: int, seed: int) -> loader.TrainLoader:
         """The training stream of this process."""
@@ -131,7 +145,7 @@ def make(
     caption = None if captions is None else config.call(caption_sampler.make, captions, where="data.captions")
     cut = lambda pixels, rng: images.resize(pixels, image_size)
     random_cut = cut if crop is None else config.call(images.random_crop, crop, where="data.crop", size=image_size)
-    preprocess_train, preprocess_eval = config.call(augmentation.make, augment, where="data.augment")
+    preprocess_train, preprocess_eval, to_pixels = config.call(augmentation.make, augment, where="data.augment")
     facts = Facts(image_size, 3, tokenize.vocab_size if tokenize else 0, tokenize.length if tokenize else 0)
     return Data(
         facts,
@@ -139,6 +153,7 @@ def make(
         tokenize,
         preprocess_train,
         preprocess_eval,
+        to_pixels,
         _Load(image, random_cut, caption, tokenize, dict(columns)),
         _Load(image, cut, None, None, {}),
         image,
