@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -109,3 +111,63 @@ def test_lengths_are_durations(length: config.Duration, steps: int):
 def test_refuses_in_words(spec: Mapping[str, Any], words: str):
     with pytest.raises(config.ConfigError, match=words):
         schedules.make(spec, total=300, to_steps=to_steps)
+
+
+def value(spec: Any) -> Any:
+    return schedules.value(spec, total=300, to_steps=to_steps, where="objective.momentum")
+
+
+def course(shape: str, start: float, end: float, length: config.Duration = "100%") -> np.ndarray:
+    """The values at steps 0, ..., 300."""
+    return np.asarray(value({"name": shape, "start": start, "end": end, "length": length})(np.arange(301)))
+
+
+def test_a_number_is_constant():
+    assert value(0.9)(0) == value(0.9)(300) == 0.9
+    assert value(1)(jnp.asarray(5)) == 1
+
+
+@few
+@given(st.sampled_from(["cosine", "linear"]), st.floats(-1, 2), st.floats(-1, 2), st.integers(1, 300))
+def test_a_value_runs_from_its_start_to_its_end_and_stays(shape: str, start: float, end: float, length: int):
+    values = course(shape, start, end, length)
+    assert values[0] == pytest.approx(start, abs=1e-6)
+    np.testing.assert_allclose(values[length:], end, atol=1e-6)
+    assert (np.diff(values) * np.sign(end - start) >= -1e-6).all()
+    if length % 2 == 0:
+        assert values[length // 2] == pytest.approx((start + end) / 2, abs=1e-6)
+
+
+def test_values_are_those_of_dino():
+    """Its `cosine_scheduler`: final + (base - final) (1 + cos(pi i / n)) / 2 at iteration i of n."""
+    i = np.arange(300)
+    expected = 1 + 0.5 * (0.996 - 1) * (1 + np.cos(np.pi * i / 300))
+    np.testing.assert_allclose(course("cosine", 0.996, 1.0)[:300], expected, rtol=1e-6)
+    np.testing.assert_allclose(course("linear", 0.04, 0.07, "50%")[[0, 75, 150, 151]], [0.04, 0.055, 0.07, 0.07])
+
+
+def test_a_value_of_a_traced_step():
+    momentum = value({"name": "cosine", "start": 0.5, "end": 1.0, "length": "2 epochs"})
+    traced = jax.jit(jax.vmap(momentum))(jnp.arange(60))
+    np.testing.assert_allclose(traced, momentum(np.arange(60)), rtol=1e-6)
+    assert traced[39] < 1 and traced[40] == 1  # 40 steps.
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("0.9", r"config\.objective\.momentum = '0\.9' is neither a number nor a schedule"),
+        (True, r"config\.objective\.momentum = True is neither"),
+        ({"name": "cosin", "start": 1, "end": 0}, r"momentum\.name = 'cosin': did you mean 'cosine'"),
+        ({"start": 1, "end": 0}, r"momentum\.name = None"),
+        ({"name": "linear", "start": 1}, r"config\.objective\.momentum lacks end"),
+        ({"name": "linear", "start": 1, "end": 0, "lenght": 2}, r"momentum\.lenght: did you mean 'length'"),
+        ({"name": "linear", "start": 1, "end": "0"}, r"momentum\.end = '0' has the wrong type"),
+        ({"name": "linear", "start": 1, "end": 0, "length": "soon"}, r"momentum\.length = 'soon' is not a duration"),
+        ({"name": "linear", "start": 1, "end": 0, "length": 301}, r"momentum\.length = 301 is 301 steps in a run of 3"),
+        ({"name": "linear", "start": 1, "end": 0, "length": 0}, r"momentum\.length = 0 is 0 steps"),
+    ],
+)
+def test_refuses_values_in_words(spec: Any, words: str):
+    with pytest.raises(config.ConfigError, match=words):
+        value(spec)

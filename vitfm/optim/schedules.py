@@ -1,4 +1,7 @@
-"""Learning-rate schedules: step -> factor in [0, 1] of the peak. A `name` in a recipe is a function here."""
+"""Schedules: `make`, step -> factor in [0, 1] of the peak learning rate, and `value`, step -> any other number.
+
+A `name` of a learning rate's schedule is a function here.
+"""
 
 from __future__ import annotations
 
@@ -84,6 +87,50 @@ def make(
     if phases > total:
         raise config.ConfigError(f"config.{where}: warm-up and cool-down of {phases} steps in a run of {total}.")
     return config.call(function, options, where=where, total=total)
+
+
+def value(
+    spec: float | Mapping[str, Any],
+    *,
+    total: int,
+    to_steps: Callable[[config.Duration, str], int],
+    where: str,
+) -> optax.Schedule:
+    """A number that may change over the run: a momentum, a temperature, a weight decay.
+
+    Args:
+      spec: the number; or `name` ("cosine" or "linear"), `start`, its value at step 0, `end`, its value from step
+        `length` on, and `length`, a duration: the whole run by default.
+      total: steps of the run.
+      to_steps: (duration, where) -> steps.
+      where: the path of `spec` in the recipe, for messages.
+
+    Returns:
+      step -> value; the step may be traced.
+
+    Raises:
+      ConfigError: neither a number nor such a mapping, or a length beyond the run.
+    """
+    if not isinstance(spec, Mapping):
+        if isinstance(spec, bool) or not isinstance(spec, int | float):
+            raise config.ConfigError(
+                f"config.{where} = {spec!r} is neither a number nor a schedule: name, start, end, length."
+            )
+        return lambda step: spec
+    shapes = {"cosine": lambda t: 0.5 * (1 + jnp.cos(jnp.pi * t)), "linear": lambda t: 1 - t}
+    if spec.get("name") not in shapes:
+        raise config.ConfigError(
+            f"config.{where}.name = {spec.get('name')!r}: {config.nearest(spec.get('name'), list(shapes))}"
+        )
+
+    def course(*, start: float, end: float, length: config.Duration = "100%") -> optax.Schedule:
+        steps = to_steps(length, f"{where}.length")
+        if not 0 < steps <= total:
+            raise config.ConfigError(f"config.{where}.length = {length!r} is {steps} steps in a run of {total}.")
+        left = shapes[spec["name"]]
+        return lambda step: end + (start - end) * left(jnp.clip(step / steps, 0, 1))
+
+    return config.call(course, {key: given for key, given in spec.items() if key != "name"}, where=where)
 
 
 def _ramp(step: Any, warmup: int) -> Any:
