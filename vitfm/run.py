@@ -129,26 +129,32 @@ def _on_pixels(function: Callable[..., jax.Array], data: pipeline.Data) -> Calla
     return lambda params, image: function(params, data.preprocess_eval({"image": image})["image"])
 
 
-def eval_context(data: pipeline.Data, objective: Objective, mesh: jax.sharding.Mesh) -> base.Context:
+def eval_context(
+    data: pipeline.Data, objective: Objective, mesh: jax.sharding.Mesh, directory: str | pathlib.Path = "."
+) -> base.Context:
     """What evaluators work with: predict functions jitted over the mesh, and evaluation data placed on it."""
 
-    def sharded(name: str, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        jitted = jax.jit(
-            function if "text" in name else _on_pixels(function, data), out_shardings=meshes.replicated(mesh)
-        )
-        return lambda params, *arrays: jitted(params, *(_placed(x, mesh) for x in arrays))
+    def on_devices(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        jitted = jax.jit(function, out_shardings=meshes.replicated(mesh))
+        return lambda whole, *arrays: jitted(whole, *(_placed(x, mesh) for x in arrays))
 
     def batches(source: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[Mapping[str, jax.Array]]:
         for batch in data.eval_batches(source, batch_size):
             yield meshes.place_local(mesh, batch)
 
+    pixels = lambda name, function: function if "text" in name else _on_pixels(function, data)
     return base.Context(
-        {name: sharded(name, function) for name, function in objective.predict.items()},
+        {name: on_devices(pixels(name, function)) for name, function in objective.predict.items()},
         sources.make,
         batches,
         data.tokenizer,
         lambda example: images.decode(example[data.image_key], alpha=False),
         mesh.size,
+        classes=data.facts.classes,
+        multi_label=data.facts.multi_label,
+        to_pixels=data.to_pixels,
+        on_devices=on_devices,
+        directory=pathlib.Path(directory).expanduser(),
     )
 
 

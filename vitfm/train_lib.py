@@ -71,7 +71,7 @@ def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: context
     """All that can be wrong with a run is found here, before anything compiles or is written."""
     built = program.build(recipes.parse(config))
     times = intervals.make(built)
-    evaluators = _evaluators(built)
+    evaluators = _evaluators(built, workdir)
     directory = workdirs.claim(workdir, config)
     workdirs.use_compile_cache(directory, built.recipe.compile_cache)
     checkpoints = Checkpoints(directory / "checkpoints", keep=times.keep, keep_every=times.keep_every)
@@ -205,9 +205,9 @@ def _stop_diverged(session: Session, state: TrainState) -> None:
     )
 
 
-def _evaluators(p: Program) -> dict[str, tuple[Every, evaluation.Evaluate]]:
+def _evaluators(p: Program, workdir: str) -> dict[str, tuple[Every, evaluation.Evaluate]]:
     """Every evaluator of the recipe and when it is due; without `every` at the end only."""
-    context = runs.eval_context(p.data, p.objective, p.mesh)
+    context = runs.eval_context(p.data, p.objective, p.mesh, workdir)
     made = {}
     for name, spec in p.recipe.evals.items():
         options = {key: value for key, value in spec.items() if key != "every"}
