@@ -13,13 +13,13 @@ import numpy as np
 import optax
 import pytest
 
-from vitfm import optim, tree
+from vitfm import config, optim, tree
 from vitfm.config import ConfigError
 from vitfm.data.pipeline import Facts
 from vitfm.objectives import clip
 from vitfm.optim import muon
 
-OPTIMIZERS = [m.name for m in pkgutil.iter_modules(optim.__path__) if m.name != "schedules"]
+OPTIMIZERS = [m.name for m in pkgutil.iter_modules(optim.__path__) if m.name not in ("rules", "schedules")]
 CONSTANT = {"name": "constant"}
 
 
@@ -39,7 +39,7 @@ def random_like(params: Any, seed: int) -> Any:
 
 
 def made(params: Any, total: int = 100, **spec: Any) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    to_steps = lambda duration, where: int(duration)
+    to_steps = lambda duration, where: config.steps(duration, where=where, batch_size=1, total=total)
     return optim.make({"learning_rate": 0.1, "schedule": CONSTANT, **spec}, params, total=total, to_steps=to_steps)
 
 
@@ -140,7 +140,9 @@ def test_muon_orthogonalises_each_matrix_and_leaves_the_rest_to_adam():
 
 def test_muon_knows_queries_keys_and_values_apart():
     leaf = jax.ShapeDtypeStruct((16, 3, 2, 8), jnp.float32)
-    assert muon._dimensions(leaf) == (0, (2, 3))
+    assert muon._dimensions("block_00/qkv/kernel", leaf) == (0, (2, 3))
+    stacked = jax.ShapeDtypeStruct((12, 16, 3, 2, 8), jnp.float32)
+    assert muon._dimensions("encoder/transformer/blocks/qkv/kernel", stacked) == (1, (3, 4))
     params = {"block_00": {"qkv": {"kernel": jnp.zeros((16, 3, 2, 8)), "bias": jnp.zeros((3, 2, 8))}}}
     grads = random_like(params, 0)
     changed = jax.tree.map(np.copy, grads)

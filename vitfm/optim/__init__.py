@@ -1,6 +1,7 @@
 """Optimizers: a name in a recipe is a file here that turns gradients into a direction; the rest is common to all.
 
-gradients -> clip -> direction (adamw.py, muon.py, ...) -> + weight decay on ruled leaves -> * learning rate
+gradients -> clip -> direction (adamw.py, muon.py, ...) -> + weight decay on ruled leaves -> * factor of each leaf
+-> * learning rate
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import optax
 
 from vitfm import config, tree
-from vitfm.optim import schedules
+from vitfm.optim import rules, schedules
 
 # Matrices and embeddings decay; biases, norms and scalars do not (as in open_clip, timm and big_vision).
 DECAY_RULES: tuple[tuple[str, bool], ...] = ((r"(kernel|embedding|position)$", True), (".*", False))
@@ -48,8 +49,12 @@ def _common(
     learning_rate: float,
     schedule: Mapping[str, Any] = {"name": "cosine"},
     clip_norm: float | None = 1.0,
-    weight_decay: float = 0.0,
+    clip_parameter_norm: float | None = None,
+    weight_decay: float | Mapping[str, Any] = 0.0,
     decay_rules: Sequence[Sequence[Any]] = DECAY_RULES,
+    layer_decay: float | None = None,
+    multipliers: Sequence[Sequence[Any]] = (),
+    freeze: list[Any] | tuple[Any, ...] = (),
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The options every optimizer has.
 
@@ -57,17 +62,46 @@ def _common(
       learning_rate: its peak.
       schedule: `name` of a function in `schedules` and its options; it multiplies the peak.
       clip_norm: gradients of a larger global L2 norm are scaled down to it; None never clips.
-      weight_decay: decoupled from the gradient and multiplied by the learning rate (Loshchilov and Hutter 2019).
+      clip_parameter_norm: then the gradient of each parameter alone likewise.
+      weight_decay: decoupled from the gradient and multiplied by the learning rate (Loshchilov and Hutter 2019); a
+        number or a schedule, see `schedules.value`.
       decay_rules: (pattern, whether it decays) by parameter path, the first match wins.
+      layer_decay: factor on the learning rate from one layer to the layer before it, see `rules.layer_factors`.
+      multipliers: (pattern, factor on the learning rate) by parameter path; the first match wins, the rest have 1.
+        Like `layer_decay` they scale the whole update, weight decay included, as a learning rate of a parameter's own
+        does in torch.
+      freeze: patterns of parameters that never move, and (pattern, duration) of those that stand still for so long from
+        the start: neither gradient nor weight decay moves them, their gradients count in no norm that clips, and
+        their moments begin with their first step.
     """
     factor = schedules.make(schedule, total=total, to_steps=to_steps)
     rate = lambda step: learning_rate * factor(step)
+    begins = rules.beginnings(freeze, params, to_steps)
     parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-    parts.append(direction)
+    if clip_parameter_norm is not None:
+        parts.append(rules.clip_each(clip_parameter_norm, params))
+    parts.append(rules.begin_at(direction, begins) if freeze else direction)
     if weight_decay:
         mask = tree.by_rule([tuple(rule) for rule in decay_rules], params, where="optim.decay_rules")
+        if isinstance(weight_decay, Mapping):
+            weight_decay = schedules.value(weight_decay, total=total, to_steps=to_steps, where="optim.weight_decay")
         parts.append(optax.add_decayed_weights(weight_decay, mask))
-    return optax.chain(*parts, optax.scale_by_learning_rate(rate)), rate
+    if layer_decay is not None or multipliers:
+        parts.append(rules.scale_each(rules.factors(multipliers, layer_decay, params)))
+    parts.append(optax.scale_by_learning_rate(rate))
+    if freeze:
+        parts = [rules.gate(begins), *parts, rules.gate(begins)]
+    return optax.chain(*parts), rate
 
 
-_COMMON_KEYS = ("learning_rate", "schedule", "clip_norm", "weight_decay", "decay_rules")
+_COMMON_KEYS = (
+    "learning_rate",
+    "schedule",
+    "clip_norm",
+    "clip_parameter_norm",
+    "weight_decay",
+    "decay_rules",
+    "layer_decay",
+    "multipliers",
+    "freeze",
+)

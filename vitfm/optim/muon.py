@@ -15,13 +15,18 @@ from optax import contrib
 
 from vitfm import tree
 from vitfm.config import ConfigError
+from vitfm.optim import rules
 
 
-def _dimensions(leaf: Any) -> contrib.MuonDimensionNumbers:
-    """Kernels are [in, out]; the joint one of attention, [in, 3, heads, head width], is three matrices."""
-    if len(leaf.shape) == 4:
-        return contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=(2, 3))
-    return contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=1)
+def _dimensions(name: str, leaf: Any) -> contrib.MuonDimensionNumbers:
+    """Kernels are [in, out]; the joint one of attention, [in, 3, heads, head width], is three matrices.
+
+    Those of stacked blocks have one more axis in front, and are as many matrices as there are blocks.
+    """
+    first = int(rules.is_stacked(name))
+    if len(leaf.shape) - first == 4:
+        return contrib.MuonDimensionNumbers(reduction_axis=first, output_axis=(first + 2, first + 3))
+    return contrib.MuonDimensionNumbers(reduction_axis=first, output_axis=first + 1)
 
 
 def make(
@@ -29,7 +34,7 @@ def make(
     beta: float = 0.95,
     newton_schulz_steps: int = 5,
     rms: float = 0.2,
-    matrices: str = r"block_\d+/.*kernel$",
+    matrices: str = r"block(s|_\d+)/.*kernel$",
     b1: float = 0.9,
     b2: float = 0.95,
     epsilon: float = 1e-8,
@@ -49,7 +54,7 @@ def make(
     """
     tree.by_rule(((matrices, True), (".*", False)), params, where="optim.matrices")  # An idle pattern is an error.
     for name, leaf in tree.named_leaves(params):
-        if re.search(matrices, name) and len(leaf.shape) not in (2, 4):
+        if re.search(matrices, name) and len(leaf.shape) - rules.is_stacked(name) not in (2, 4):
             raise ConfigError(f"config.optim.matrices = {matrices!r} names {name} of shape {leaf.shape}, no matrix.")
     muon = contrib.muon(
         learning_rate=1.0,
@@ -61,7 +66,8 @@ def make(
         adam_b2=b2,
         adam_learning_rate=adam_learning_rate,
         muon_weight_dimension_numbers=lambda leaves: jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _dimensions(leaf) if re.search(matrices, tree.name(path)) else None, leaves
+            lambda path, leaf: _dimensions(tree.name(path), leaf) if re.search(matrices, tree.name(path)) else None,
+            leaves,
         ),
     )
     return optax.chain(muon, optax.scale(-1.0))  # contrib.muon descends; the learning rate, applied later, does too.
