@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,21 @@ from vitfm import config
 
 Value = float | np.ndarray  # A metric, or a picture uint8 [H, W, 3].
 Evaluate = Callable[[Any], Iterator[tuple[str, Value]]]  # params -> (name, value)
+
+
+@dataclasses.dataclass
+class Shared:
+    """What several evaluators need, kept from the first that asks.
+
+    Attributes:
+      columns: (source, feature) -> its value in every example.
+      params: the parameters that `features` come from; others drop them.
+      features: source -> [N,L,P,D], see `embeddings.features_of`.
+    """
+
+    columns: dict[tuple[str, str], list[Any]] = dataclasses.field(default_factory=dict)
+    params: Any = None
+    features: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +44,13 @@ class Context:
       picture: example -> its image, uint8 [H,W,3], for people.
       devices: a batch is split among them.
       where: the evaluator's path in the recipe, for messages.
+      classes: names of the classes that the objective was trained on; () without labels.
+      multi_label: an example may be of several of them.
+      to_pixels: normalised images, float [...,H,W,C] -> uint8, for people; None without such.
+      on_devices: function (whole, *arrays) -> the same, jitted: every device holds `whole`, a tree, the leading axis of
+        the arrays is split among the devices, and every process holds the result whole.
+      directory: the run's.
+      shared: among the evaluators of a run.
     """
 
     predict: Mapping[str, Callable[..., jax.Array]]
@@ -37,6 +60,12 @@ class Context:
     picture: Callable[[Mapping[str, Any]], np.ndarray]
     devices: int = 1
     where: str = "evals"
+    classes: Sequence[str] = ()
+    multi_label: bool = False
+    to_pixels: Callable[[np.ndarray], np.ndarray] | None = None
+    on_devices: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit
+    directory: pathlib.Path = pathlib.Path()
+    shared: Shared = dataclasses.field(default_factory=Shared)
 
     def need(self, evaluator: str, *names: str) -> None:
         """Refuses an evaluator whose predict functions the objective lacks.
@@ -76,8 +105,8 @@ class Context:
             )
         return templates
 
-    def feature(self, source: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-        """One text feature of every example.
+    def feature(self, source: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+        """One feature of every example: text, a number, or a tuple of such.
 
         Raises:
           ConfigError: the examples have no such feature.
@@ -86,7 +115,68 @@ class Context:
             raise config.ConfigError(
                 f"config.{self.where} asks for the feature {name!r}: {config.nearest(name, sorted(source[0]))}"
             )
-        return [source[i][name] for i in range(len(source))]
+        return [_plain(source[i][name]) for i in range(len(source))]
+
+    def labels(self, feature: str, train: str, test: str) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+        """The classes of training and test images: numbers [N] and [M], and what they are called, sorted.
+
+        Args:
+          feature: the one with the class of an image, text or a whole number.
+          train, test: names of the sources.
+
+        Raises:
+          ConfigError: no such feature, one that is no class, a test image of a class without training images, or fewer
+            than two classes.
+        """
+        train_values, test_values = (self._column(source, feature) for source in (train, test))
+        wrong = [value for value in (*train_values, *test_values) if not isinstance(value, str | int)]
+        if wrong:
+            raise config.ConfigError(
+                f"config.{self.where}.label = {feature!r}: {wrong[0]!r} is no class, which is a text or a whole number."
+            )
+        names = sorted(set(train_values), key=lambda value: (isinstance(value, str), value))
+        unknown = sorted(set(test_values) - set(names), key=str)
+        if unknown:
+            raise config.ConfigError(
+                f"config.{self.where}: {len(unknown)} classes of {test!r}, such as {unknown[0]!r}, have no image in "
+                f"{train!r}, so that no answer could be right. Give a `train` that has them, a `test` without them, or "
+                "another `label`."
+            )
+        if len(names) < 2:
+            raise config.ConfigError(f"config.{self.where}.label = {feature!r} is {names[0]!r} all over {train!r}.")
+        index = {name: number for number, name in enumerate(names)}
+        numbers = lambda values: np.array([index[value] for value in values])
+        return numbers(train_values), numbers(test_values), names
+
+    def _column(self, source: str, feature: str) -> list[Any]:
+        """`feature` of a source by its name; read once for all evaluators."""
+        if (source, feature) not in self.shared.columns:
+            self.shared.columns[source, feature] = self.feature(self.open_source(source), feature)
+        return self.shared.columns[source, feature]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen(Sequence):
+    """Some examples of a source, by their numbers; itself a source."""
+
+    source: Sequence[Mapping[str, Any]]
+    numbers: Sequence[int]
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.source[self.numbers[index]]
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays, and lists, as Python's numbers and tuples."""
+    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def make(name: str, spec: Mapping[str, Any], context: Context) -> Evaluate:

@@ -10,11 +10,47 @@ import numpy as np
 from vitfm.evals.base import Context
 
 
-def of_images(context: Context, params: Any, source: Sequence[Mapping[str, Any]], batch_size: int) -> np.ndarray:
-    """[N, D] float32, row i for example i of `source`."""
-    batches = context.batches(source, batch_size)
-    rows = [np.asarray(context.predict["embed_image"](params, batch["image"])) for batch in batches]
-    return np.concatenate(rows)[: len(source)]  # The padding is behind the last example.
+def of_images(
+    context: Context,
+    params: Any,
+    source: Sequence[Mapping[str, Any]],
+    batch_size: int,
+    function: str = "embed_image",
+) -> np.ndarray:
+    """[N, ...] float32, row i for example i of `source`: what the predict function of images gives for it."""
+    rows = np.empty(())
+    for start, batch in zip(range(0, len(source), batch_size), context.batches(source, batch_size), strict=True):
+        found = np.asarray(context.predict[function](params, batch["image"]), np.float32)
+        if not start:  # Filled in place: two copies of the features of a large set may not fit.
+            rows = np.empty((len(source), *found.shape[1:]), np.float32)
+        rows[start : start + batch_size] = found[: len(source) - start]  # The padding is behind the last example.
+    return rows
+
+
+def features_of(context: Context, params: Any, source: str, batch_size: int) -> np.ndarray:
+    """[N, L, P, D] float32, row i for example i of the source of that name: `predict["features"]`.
+
+    The last L blocks, the last one last, and of each the class token and the mean of the patches, or the mean alone.
+    Evaluators of the same parameters share the array, so that it is computed once: it is to be read, never written.
+    """
+    shared = context.shared
+    if shared.params is not params:
+        shared.params, shared.features = params, {}
+    if source not in shared.features:
+        images = context.open_source(source)
+        shared.features[source] = of_images(context, params, images, batch_size, "features")
+    return shared.features[source]
+
+
+def standardization(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation [...] over some rows of `features` [N, ...]; the latter plus 1e-5, as big_vision has it.
+
+    Summed in float64 and by pieces, so that a million rows lose neither digits nor memory.
+    """
+    pieces = [rows[start : start + 4096] for start in range(0, len(rows), 4096)]
+    mean = sum(features[piece].sum(0, dtype=np.float64) for piece in pieces) / len(rows)
+    variance = sum(np.square(features[piece] - mean).sum(0) for piece in pieces) / len(rows)
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32) + np.float32(1e-5)
 
 
 def of_texts(context: Context, params: Any, texts: Sequence[str], batch_size: int) -> np.ndarray:
