@@ -1,0 +1,97 @@
+"""Fine-tuning on `emoji`: the encoder of a run, whatever it learned there, learns to name the 98 subgroups.
+
+    python -m vitfm.main --config=configs/mae.py
+    python -m vitfm.main --config=configs/finetune.py:runs/mae --workdir=runs/mae_finetuned
+
+The encoder is that of the run after the colon: of supervised, MAE, CLIP (its image tower) or DINO (its teacher). Without a
+run it is that of configs/mae.py, from runs/mae. The table at the start says what was taken.
+
+From the published recipe for MAE (He et al. 2022, arXiv:2111.06377, table 9): layer-wise learning-rate decay 0.75, drop path
+0.1, label smoothing 0.1, weight decay 0.05; shorter, as the data are small.
+
+    --config.optim.freeze='["encoder"]'               only the head learns
+    --config.data.image_size=96                       larger images; learned positions are interpolated to them
+    --config.init.take.encoder=ema/encoder            from a run's averaged weights
+
+Hardware: two CPU cores. Time: under five minutes, beside those of the run it starts from.
+Expected: see docs/recipes/mae.md.
+"""
+
+import json
+import pathlib
+
+import ml_collections
+
+from vitfm import config as config_lib
+
+# Where each objective keeps its encoder: the options in the recipe, the parameters in the checkpoint.
+ENCODERS = {
+    "supervised": ("model", "encoder"),
+    "mae": ("model", "encoder"),
+    "dino": ("model", "extra/teacher/encoder"),
+    "clip": ("image", "image/tower"),
+}
+DEFAULTS = {"mae": {"position": "sincos", "pool": "cls"}}  # What an objective chooses where its recipe does not say.
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The recipe.
+
+    Args:
+      arg: the workdir of the run to start from.
+    """
+    run, source = arg or "runs/mae", _source(arg)
+    objective = source["objective"]
+    options, parameters = ENCODERS[objective["name"]]
+    model = {**DEFAULTS.get(objective["name"], {}), **objective[options], "drop_path_rate": 0.1}
+    model.pop("image_size", None)  # That of the data.
+
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.total = "10 epochs"
+    config.batch_size = 128
+    config.log_every = "1%"
+    config.checkpoint = {"every": "25%", "keep": 1}
+
+    config.init = {"run": run, "take": {"encoder": parameters}}
+    config.objective = {"name": "supervised", "model": model, "label_smoothing": 0.1}
+    config.data = {
+        "source": "tfds:emoji:train",
+        "image_size": source["data"].get("image_size", 224),
+        "alpha": True,
+        "label": {"feature": "subgroup"},
+        # Arrows have a direction: nothing is mirrored.
+        "crop": {"scale": (0.5, 1.2), "flip": False},
+        "augment": {"background": "random", "brightness": 0.3, "contrast": 0.3, "saturation": 0.3},
+        "cache_gb": 0.25,  # All of it: 94 MB of pixels.
+        "threads": 1,
+    }
+    config.optim = {
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        "schedule": {"name": "cosine", "warmup": "10%"},
+        "weight_decay": 0.05,
+        "layer_decay": 0.75,
+    }
+    config.evals = {
+        split: {"name": "classification", "source": f"tfds:emoji:{split}", "label": "subgroup", "prefix": split}
+        for split in ("validation", "test_style", "test_concept")
+    }
+    config.evals.validation.every = "25%"
+    return config
+
+
+def _source(run: str | None) -> dict:
+    """The recipe of the run, or of configs/mae.py where none is given."""
+    if run is None:
+        return config_lib.load_file(str(pathlib.Path(__file__).with_name("mae.py"))).to_dict()
+    try:
+        source = json.loads((pathlib.Path(run).expanduser() / "config.json").read_text())
+    except FileNotFoundError:
+        raise config_lib.ConfigError(f"There is no run in {run!r}: it holds no config.json.") from None
+    if source["objective"]["name"] not in ENCODERS:
+        raise config_lib.ConfigError(
+            f"{run} learned {source['objective']['name']!r}, and this recipe knows the encoders of {', '.join(ENCODERS)}. "
+            "Add where it keeps its own to ENCODERS."
+        )
+    return source
