@@ -3,11 +3,11 @@
     python -m vitfm.main --config=configs/mae.py
     python -m vitfm.main --config=configs/finetune.py:runs/mae --workdir=runs/mae_finetuned
 
-The encoder is that of the run after the colon: of supervised, MAE, CLIP (its image tower) or DINO (its teacher). Without a
-run it is that of configs/mae.py, from runs/mae. The table at the start says what was taken.
+The encoder is that of the run after the colon: of supervised, MAE, CLIP (its image tower) or DINO (its teacher). Where
+none is named it is that of configs/mae.py, from runs/mae. The table at the start says what was taken.
 
-From the published recipe for MAE (He et al. 2022, arXiv:2111.06377, table 9): layer-wise learning-rate decay 0.75, drop path
-0.1, label smoothing 0.1, weight decay 0.05; shorter, as the data are small.
+From the published recipe for MAE (He et al. 2022, arXiv:2111.06377, table 9): layer-wise learning-rate decay 0.75, drop
+path 0.1, label smoothing 0.1, weight decay 0.05; shorter, as the data are small.
 
     --config.optim.freeze='["encoder"]'               only the head learns
     --config.data.image_size=96                       larger images; learned positions are interpolated to them
@@ -91,7 +91,7 @@ def _source(run: str | None) -> dict:
         raise config_lib.ConfigError(f"There is no run in {run!r}: it holds no config.json.") from None
     if source["objective"]["name"] not in ENCODERS:
         raise config_lib.ConfigError(
-            f"{run} learned {source['objective']['name']!r}, and this recipe knows the encoders of {', '.join(ENCODERS)}. "
-            "Add where it keeps its own to ENCODERS."
+            f"{run} learned {source['objective']['name']!r}, and this recipe knows the encoders of "
+            f"{', '.join(ENCODERS)}. Add where it keeps its own to ENCODERS."
         )
     return source
