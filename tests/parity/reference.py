@@ -63,3 +63,9 @@ def relative_error(ours: object, theirs: object) -> float:
     a, b = (np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, np.float64) for x in (ours, theirs))
     assert a.shape == b.shape, (a.shape, b.shape)
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+from lightly.loss import DINOLoss  # noqa: E402
+from lightly.models.modules import DINOProjectionHead  # noqa: E402
+
+__all__ += ["DINOLoss", "DINOProjectionHead"]

@@ -1,0 +1,71 @@
+"""The diagnostics tell collapse from its absence, and have the values that their definitions give."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitfm.losses import diagnostics
+
+
+def drawn(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def test_entropy():
+    one, uniform = np.eye(5, dtype=np.float32)[[2]], np.full((1, 5), 0.2, np.float32)
+    assert diagnostics.entropy(one) == 0
+    assert diagnostics.entropy(uniform) == pytest.approx(np.log(5), rel=1e-6)
+    assert diagnostics.entropy(np.stack([one, uniform])) == pytest.approx(np.log(5) / 2, rel=1e-6)
+
+
+def by_singular_values(features: np.ndarray) -> float:
+    share = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    share = share[share > 0] / share.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+@pytest.mark.parametrize("shape", [(64, 5), (40, 40), (6, 30), (300, 96)])
+def test_effective_rank_is_the_entropy_of_the_singular_values(shape: tuple[int, int]):
+    features = drawn(*shape) * np.linspace(0.1, 2, shape[1], dtype=np.float32) + 1
+    # Where B = D the smallest singular value is as good as none, and half its digits are lost.
+    assert diagnostics.effective_rank(features) == pytest.approx(by_singular_values(features), rel=1e-3)
+
+
+def test_effective_rank_counts_directions():
+    for rank in (1, 2, 7):
+        directions = np.linalg.qr(drawn(32, rank))[0]
+        coordinates = np.linalg.qr(drawn(100, rank))[0]
+        assert diagnostics.effective_rank(coordinates @ directions.T) == pytest.approx(rank, rel=1e-3)
+
+
+def test_collapsed_features_have_rank_one():
+    constant = np.tile(drawn(1, 384), (128, 1))
+    assert diagnostics.effective_rank(constant) == pytest.approx(1, abs=0.05)
+    assert diagnostics.effective_rank(constant + 1e-5 * drawn(128, 384)) == pytest.approx(1, abs=0.05)
+    assert diagnostics.effective_rank(constant + drawn(128, 384)) > 50
+    assert diagnostics.effective_rank(np.zeros((8, 4), np.float32)) == 1
+
+
+def test_effective_rank_takes_views_as_rows_and_ignores_scale():
+    features = drawn(6, 2, 5)
+    whole = diagnostics.effective_rank(features.reshape(12, 5))
+    assert diagnostics.effective_rank(features) == whole
+    assert diagnostics.effective_rank(jnp.asarray(1e3 * features)) == pytest.approx(float(whole), rel=1e-4)
+
+
+def test_prototype_use_counts_first_choices():
+    logits = np.zeros((4, 2, 16), np.float32)
+    assert diagnostics.prototype_use(jax.nn.softmax(logits)) == 1 / 8  # One of the 8 that 8 rows could choose.
+    logits[np.arange(4), :, np.arange(4)] = 1
+    assert diagnostics.prototype_use(jax.nn.softmax(logits)) == 4 / 8
+    many = np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 1]]
+    assert diagnostics.prototype_use(many) == pytest.approx(2 / 3)
+
+
+def test_perplexity_tells_how_many_prototypes_the_mean_spreads_over():
+    assert diagnostics.perplexity(np.eye(6, dtype=np.float32)[[0, 0, 0]]) == pytest.approx(1)
+    assert diagnostics.perplexity(np.eye(6, dtype=np.float32)[[[0, 1], [2, 3]]]) == pytest.approx(4, rel=1e-5)
+    assert diagnostics.perplexity(np.full((2, 6), 1 / 6, np.float32)) == pytest.approx(6, rel=1e-5)

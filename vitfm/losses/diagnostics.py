@@ -1,0 +1,42 @@
+"""What tells a self-distilling model that learns from one that has collapsed: one vector for all, or all alike."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def entropy(probabilities: jax.Array) -> jax.Array:
+    """The mean entropy of distributions [..., K] in nats: 0 where one prototype takes all, log K where none does."""
+    return jax.scipy.special.entr(probabilities).sum(-1).mean()
+
+
+def effective_rank(features: jax.Array) -> jax.Array:
+    """Of features [..., D]: the exponential of the entropy of their singular values, from 1 to min(rows, D).
+
+    Roy and Vetterli 2007; Garrido et al. 2023 (arXiv:2210.02885) find that it tells the quality of representations
+    without labels. The features are not centred: where all have become one vector it is 1, not the rank of their noise.
+    """
+    rows = features.reshape(-1, features.shape[-1]).astype(jnp.float32)
+    rows = rows.T if rows.shape[0] < rows.shape[1] else rows
+    gram = jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST)
+    gram = gram / jnp.maximum(jnp.trace(gram), jnp.finfo(jnp.float32).tiny)
+    squares = jnp.linalg.eigvalsh(gram)  # In units of their sum; what is as small as its rounding is noise.
+    singular = jnp.sqrt(jnp.where(squares > 10 * jnp.finfo(jnp.float32).eps, squares, 0))
+    return jnp.exp(entropy(singular / jnp.maximum(singular.sum(), jnp.finfo(jnp.float32).tiny)))
+
+
+def prototype_use(probabilities: jax.Array) -> jax.Array:
+    """The share of the prototypes that are some row's first choice, of those that could be: min(K, rows).
+
+    Args:
+      probabilities: [..., K]; all leading axes are rows.
+    """
+    prototypes = probabilities.shape[-1]
+    first = probabilities.argmax(-1).reshape(-1)
+    return jnp.zeros(prototypes).at[first].set(1).sum() / min(prototypes, first.size)
+
+
+def perplexity(probabilities: jax.Array) -> jax.Array:
+    """How many prototypes the mean of distributions [..., K] spreads over, from 1 to K."""
+    return jnp.exp(entropy(probabilities.reshape(-1, probabilities.shape[-1]).mean(0)))
