@@ -118,7 +118,7 @@ def test_normalisation_is_by_channel():
 
 def test_other_columns_pass_through():
     batch = {"image": pixels(2), "text": jnp.arange(6).reshape(2, 3)}
-    preprocess, evaluate, _ = augment.make(brightness=0.1)
+    preprocess, evaluate = augment.make(brightness=0.1)
     for processed in (preprocess(batch, keys(2)), evaluate(batch)):
         assert processed["text"] is batch["text"]
 

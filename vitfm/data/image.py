@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
+from vitfm import config
 from vitfm.config import ConfigError
 
 cv2.setNumThreads(0)  # Parallelism is over images; OpenCV's own threads would fight for the same cores.
@@ -72,6 +74,19 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(pixels[top : top + size, left : left + size])
 
 
+def cutter(size: int, crop: Mapping[str, Any] | None, *, path: str) -> Transform:
+    """Images of `size`: random crops with the options `crop`, or with None the centre of each.
+
+    Args:
+      size: side of the result in pixels.
+      crop: options of `random_crop`.
+      path: of `crop` in the recipe, for messages.
+    """
+    if crop is None:
+        return lambda pixels, rng: resize(pixels, size)
+    return config.call(random_crop, crop, where=path, size=size, path=path)
+
+
 def random_crop(
     size: int,
     *,
@@ -79,6 +94,7 @@ def random_crop(
     ratio: Sequence[float] = (3 / 4, 4 / 3),
     rotation: float = 0.0,
     flip: bool = True,
+    path: str = "data.crop",
 ) -> Transform:
     """A random-resized crop (Szegedy et al. 2015), turned and mirrored, in one interpolation.
 
@@ -89,15 +105,14 @@ def random_crop(
       ratio: range of the crop's width over height, drawn log-uniformly.
       rotation: largest angle in degrees, to either side.
       flip: mirror left and right half of the time.
+      path: of these options in the recipe, for messages.
 
     Raises:
       ConfigError: a range that is none.
     """
     for name, limits in (("scale", scale), ("ratio", ratio)):
         if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
-            raise ConfigError(
-                f"config.data.crop.{name} = {limits!r} is not two numbers above 0, the smaller one first."
-            )
+            raise ConfigError(f"config.{path}.{name} = {limits!r} is not two numbers above 0, the smaller one first.")
     inside = scale[1] <= 1 and not rotation
 
     def transform(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

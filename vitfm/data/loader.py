@@ -17,8 +17,8 @@ from absl import flags
 from vitfm.config import ConfigError
 from vitfm.data.sources import Source
 
-# (example, generator) -> arrays of one example; raises ValueError for what can't be read.
-Load = Callable[[Mapping[str, Any], np.random.Generator], dict[str, np.ndarray]]
+# (example, generator) -> arrays of one example, nested for views; raises ValueError for what can't be read.
+Load = Callable[[Mapping[str, Any], np.random.Generator], dict[str, Any]]
 REPLACED = "replaced"  # Column that counts, an example, how many unreadable ones it stands for.
 _ATTEMPTS = 100
 
@@ -33,7 +33,7 @@ class _Examples:
     def __len__(self) -> int:
         return np.iinfo(np.int64).max // 2
 
-    def __getitem__(self, k: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, k: int) -> dict[str, Any]:
         step, row = divmod(k, self.loader.local_batch_size)
         return self.loader.example((self.first_step + step) * self.loader.batch_size + self.loader.first_row + row)
 
@@ -84,20 +84,22 @@ class TrainLoader:
         """[B] ids of the examples in step `step`'s global batch, before any replacement of unreadable ones."""
         return np.array([self.order[step * self.batch_size + row] for row in range(self.batch_size)])
 
-    def example(self, position: int) -> dict[str, np.ndarray]:
+    def example(self, position: int) -> dict[str, Any]:
         """The example at a position of the stream; the next readable one in its place where it can't be read."""
         example_id = self.order[position]
         for attempt in range(_ATTEMPTS):
             rng = np.random.Generator(np.random.SFC64([self.seed, position, attempt]))
             try:
                 loaded = self.load(self.source[(example_id + attempt) % len(self.source)], rng)
+            except ConfigError:
+                raise  # Not this example is wrong, but what is asked of all.
             except ValueError as error:
                 last = error
                 continue
             return {**loaded, REPLACED: np.int32(attempt)}
         raise ConfigError(f"{_ATTEMPTS} examples in a row of {self.source.name} can't be read; the last: {last}")
 
-    def batches(self, first_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, first_step: int = 0) -> Iterator[dict[str, Any]]:
         """This process's rows of the batches from `first_step` on, read ahead."""
         examples = grain.MapDataset.source(_Examples(self, first_step)).batch(self.local_batch_size)
         # One element is a whole batch: a thread each, and as many read ahead.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,10 +12,11 @@ import jax
 import numpy as np
 
 from vitfm import config
+from vitfm.config import ConfigError
 from vitfm.data import augment as augmentation
 from vitfm.data import captions as caption_sampler
 from vitfm.data import image as images
-from vitfm.data import loader, sources, tokenizer
+from vitfm.data import labels, loader, mix, sources, tokenizer, views
 from vitfm.data.decoded import Decoded
 from vitfm.data.sources import Source
 
@@ -117,10 +119,14 @@ def make(
     image: str = "image",
     alpha: bool = False,
     crop: Mapping[str, Any] | None = {},
+    views: Mapping[str, Mapping[str, Any]] | None = None,
+    label: Mapping[str, Any] | None = None,
+    weight: str | None = None,
     captions: Mapping[str, Any] | None = None,
     tokenizer: Mapping[str, Any] = {},
     columns: Mapping[str, str] = {},
     augment: Mapping[str, Any] = {},
+    mix: Mapping[str, Any] | None = None,
     cache_gb: float = 0.0,
     threads: int = 2,
     workers: int = 0,
@@ -133,60 +139,115 @@ def make(
       image: the feature that holds the encoded image.
       alpha: keep the alpha channel, so that `augment` can choose what shows through.
       crop: options of `vitfm.data.image.random_crop`; None resizes and takes the centre.
+      views: name -> options of `vitfm.data.views.view`: training batches have `views`, name -> [B,V,h,w,C], for
+        `image`. None for none.
+      label: options of `vitfm.data.labels.make`, `feature` among them: the column `label`. The classes are known once
+        the source is opened, unless the options name them; without a label it is opened by `train_loader` only.
+      weight: the feature that weighs each example in the loss: the column `weight`, float32; None for none.
       captions: options of `vitfm.data.captions.make`; None for no text.
       tokenizer: options of `vitfm.data.tokenizer.make`.
-      columns: batch column -> feature: further columns, as integers; texts become a hash, equal for equal texts.
+      columns: batch column -> feature: further columns, float32 or int32; texts become a hash, equal for equal texts.
       augment: options of `vitfm.data.augment.make`.
+      mix: options of `vitfm.data.mix.make`, mixup and cutmix; None for none.
       cache_gb: decoded training images kept in memory, in GiB a process, for collections small enough to fit.
       threads: threads that read and decode.
       workers: worker processes that do so instead.
+
+    Raises:
+      ConfigError: options that make no sense.
     """
     tokenize = None if captions is None else config.call(_tokenizer.make, tokenizer, where="data.tokenizer")
     caption = None if captions is None else config.call(caption_sampler.make, captions, where="data.captions")
-    cut = lambda pixels, rng: images.resize(pixels, image_size)
-    random_cut = cut if crop is None else config.call(images.random_crop, crop, where="data.crop", size=image_size)
-    preprocess_train, preprocess_eval, to_pixels = config.call(augmentation.make, augment, where="data.augment")
-    facts = Facts(image_size, 3, tokenize.vocab_size if tokenize else 0, tokenize.length if tokenize else 0)
+    centre = images.cutter(image_size, None, path="data.crop")
+    random_cut = images.cutter(image_size, crop, path="data.crop")
+    train, evaluate = config.call(augmentation.make, augment, where="data.augment", path="data.augment")
+    normalisation = {key: augment[key] for key in ("mean", "std") if key in augment}
+    several = None if views is None else _views.make(views, image_size=image_size, crop=crop, augment=augment)
+    open_source = lambda: sources.make(source)
+    classes = None if label is None else config.call(_labels.make, label, where="data.label", open_source=open_source)
+    facts = Facts(
+        image_size,
+        3,
+        tokenize.vocab_size if tokenize else 0,
+        tokenize.length if tokenize else 0,
+        classes.classes if classes else (),
+        classes.multi_label if classes else False,
+    )
     return Data(
         facts,
         source,
         tokenize,
-        preprocess_train,
-        preprocess_eval,
-        to_pixels,
-        _Load(image, random_cut, caption, tokenize, dict(columns)),
-        _Load(image, cut, None, None, {}),
+        train if several is None else several.preprocess,
+        evaluate,
+        functools.partial(augmentation.to_pixels, **normalisation),
+        _Load(image, random_cut, several, classes, weight, caption, tokenize, dict(columns)),
+        _Load(image, centre),
         image,
         alpha,
         int(cache_gb * 2**30),
         threads,
         workers,
+        None if mix is None else _mixing(mix, facts, several),
     )
 
 
-_tokenizer = tokenizer  # `make` has an option of the module's name.
+_labels, _mix, _tokenizer, _views = labels, mix, tokenizer, views  # `make` has options of the modules' names.
+
+
+def _mixing(options: Mapping[str, Any], facts: Facts, several: views.Views | None) -> Callable[..., Any]:
+    """`vitfm.data.mix.make` of these options.
+
+    Raises:
+      ConfigError: there is nothing to mix.
+    """
+    if several is not None:
+        raise ConfigError("config.data.mix mixes `image`, which config.data.views replaces; leave one of them out.")
+    if not facts.num_classes:
+        raise ConfigError("config.data.mix mixes images and labels; name the labels in config.data.label.")
+    return config.call(_mix.make, options, where="data.mix", num_classes=facts.num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """(example, generator) -> arrays: `image` uint8 [S,S,C], `text` [T], `text_mask` [T] and the further columns."""
+    """(example, generator) -> arrays: `image` uint8 [S,S,C] or `views`, and for training all that comes with it.
+
+    Attributes:
+      image: the feature that holds the image.
+      cut: makes `image` of it...
+      views: ... unless this makes `views`, name -> uint8 [V,h,w,C].
+      label: makes `label`, int32 [] or float32 [K].
+      weight: the feature that `weight`, float32 [], holds.
+      caption, tokenize: make `text` [T] and `text_mask` [T].
+      columns: further columns and their features.
+    """
 
     image: str
     cut: images.Transform
-    caption: Callable[[Mapping[str, Any], np.random.Generator], str] | None
-    tokenize: tokenizer.Tokenizer | None
-    columns: Mapping[str, str]
+    views: views.Views | None = None
+    label: labels.Labels | None = None
+    weight: str | None = None
+    caption: Callable[[Mapping[str, Any], np.random.Generator], str] | None = None
+    tokenize: tokenizer.Tokenizer | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        arrays = {"image": self.cut(example[self.image], rng)}
+    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if self.views is None:
+            arrays = {"image": self.cut(example[self.image], rng)}
+        else:
+            arrays = {"views": self.views.cut(example[self.image], rng)}
+        if self.label is not None:
+            arrays["label"] = self.label(example)
+        if self.weight is not None:
+            arrays["weight"] = np.float32(number(sources.feature(example, self.weight, "data.weight")))
         if self.caption is not None:
             ids, mask = self.tokenize(self.caption(example, rng))
             arrays |= {"text": ids[0], "text_mask": mask[0]}
-        column = lambda name, feature: integer(sources.feature(example, feature, f"data.columns.{name}"))
+        column = lambda name, feature: number(sources.feature(example, feature, f"data.columns.{name}"))
         return arrays | {name: column(name, feature) for name, feature in self.columns.items()}
 
 
-def integer(value: Any) -> np.ndarray:
-    """An int32 of a feature: itself, or for text its CRC-32."""
-    number = zlib.crc32(value.encode()) - 2**31 if isinstance(value, str) else value
-    return np.int32(number)
+def number(value: Any) -> np.ndarray:
+    """A feature as a number: float32 of a float, int32 of an integer, and of a text its CRC-32."""
+    if isinstance(value, str):
+        return np.int32(zlib.crc32(value.encode()) - 2**31)
+    return np.float32(value) if np.issubdtype(np.asarray(value).dtype, np.floating) else np.int32(value)

@@ -17,6 +17,9 @@ from vitfm import config
 class Source(Protocol):
     """What `make` of a source module returns. It can be pickled, since Grain sends it to worker processes.
 
+    It may have a method `classes(feature) -> Sequence[str] | None` too: the names of the classes that a feature's
+    integers stand for, known without reading a single example, or None for a feature that is no class label.
+
     Attributes:
       name: what messages and reports call it, usually the words after the scheme.
     """

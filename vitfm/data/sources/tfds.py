@@ -36,6 +36,7 @@ class Source:
         self.name = name
         self._arguments = (directory, split, name)
         self._encoded = frozenset(images)
+        self._features = builder.info.features
         self._records = _open(builder, split, name, {key: tfds.decode.SkipDecoding() for key in images})
 
     def __len__(self) -> int:
@@ -44,6 +45,16 @@ class Source:
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._records[range(len(self))[index]]  # The range knows negative indices and raises IndexError.
         return {key: value if key in self._encoded else _plain(value) for key, value in record.items()}
+
+    def classes(self, feature: str) -> tuple[str, ...] | None:
+        """Names of a class label's values, or of those of a sequence of class labels; None for other features.
+
+        Raises:
+          KeyError: there is no such feature.
+        """
+        kind = self._features[feature]
+        names = getattr(getattr(kind, "feature", kind), "names", None)
+        return None if names is None else tuple(names)
 
     def __reduce__(self) -> tuple[type[Source], tuple[str, str, str]]:
         return Source, self._arguments  # A worker process opens the files anew.

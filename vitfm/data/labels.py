@@ -1,0 +1,123 @@
+"""Labels: a feature of the examples as indices of named classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vitfm.config import ConfigError, nearest
+from vitfm.data.sources import Source
+from vitfm.data.sources import feature as feature_of
+
+MOST_CLASSES = 2**24  # An integer beyond this is an id, no class.
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """example -> int32 [], the index of its class; or with `multi_label` float32 [K], 1 for each of its classes.
+
+    Attributes:
+      feature: texts, looked up in `classes`, or integers, which are the indices themselves.
+      classes: their names.
+      multi_label: the feature is a sequence.
+    """
+
+    feature: str
+    classes: tuple[str, ...]
+    multi_label: bool
+
+    def __call__(self, example: Mapping[str, Any]) -> np.ndarray:
+        """The label of one example.
+
+        Raises:
+          ConfigError: it has another class than those known, or no such feature.
+        """
+        value = feature_of(example, self.feature, "data.label.feature")
+        if _several(value) != self.multi_label:
+            raise ConfigError(
+                f"config.data.label.multi_label = {self.multi_label}, but {self.feature!r} is {value!r:.60}."
+            )
+        if not self.multi_label:
+            return np.int32(self._index(value))
+        hot = np.zeros(len(self.classes), np.float32)
+        hot[[self._index(one) for one in value]] = 1
+        return hot
+
+    def _index(self, value: Any) -> int:
+        index = self._indices.get(value, -1) if isinstance(value, str) else int(value)
+        if not 0 <= index < len(self.classes):
+            hint = nearest(value, self.classes[:1000]) if isinstance(value, str) else ""
+            raise ConfigError(
+                f"config.data.label: {self.feature!r} = {value!r} is none of {len(self.classes)} classes. {hint}"
+            )
+        return index
+
+    @functools.cached_property
+    def _indices(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.classes)}
+
+
+def make(
+    *,
+    feature: str,
+    classes: Sequence[str] | None = None,
+    multi_label: bool | None = None,
+    open_source: Callable[[], Source],
+) -> Labels:
+    """Labels from a feature: a class label of TFDS, an integer, a text, or a sequence of either.
+
+    Args:
+      feature: its name.
+      classes: names of the classes in the order of their indices. None takes them from the training source: as it
+        knows them (`Source.classes`), or else by reading the feature of every example, no image being decoded: the
+        distinct texts in their order, or the integers up to the largest.
+      multi_label: the feature is a sequence; None looks at the first example. With `classes` and this the source stays
+        closed, so that a model can be loaded where the data is not.
+      open_source: opens the training source.
+
+    Raises:
+      ConfigError: no such feature, or one that can't be a label.
+    """
+    if classes is None or multi_label is None:
+        source = open_source()
+        first = feature_of(source[0], feature, "data.label.feature")
+        multi_label = _several(first) if multi_label is None else multi_label
+        classes = _known(source, feature) or _distinct(source, feature) if classes is None else classes
+    if len(set(classes)) < len(classes) or not classes:
+        raise ConfigError(f"config.data.label.classes: {len(classes)} names, of which {len(set(classes))} differ.")
+    return Labels(feature, tuple(classes), multi_label)
+
+
+def _several(value: Any) -> bool:
+    return not isinstance(value, str | bytes) and np.ndim(value) == 1
+
+
+def _known(source: Source, feature: str) -> Sequence[str] | None:
+    """Classes as the source knows them, where it does."""
+    classes = getattr(source, "classes", None)
+    return classes(feature) if callable(classes) else None
+
+
+def _distinct(source: Source, feature: str) -> tuple[str, ...]:
+    """The classes that occur."""
+    found = set()
+    for index in range(len(source)):
+        value = source[index][feature]
+        found.update(value if _several(value) else [value])
+    if _all(str, found):
+        return tuple(sorted(found))
+    if _all(numbers.Integral, found) and min(found) >= 0 and max(found) < MOST_CLASSES:
+        return tuple(str(index) for index in range(int(max(found)) + 1))
+    raise ConfigError(
+        f"config.data.label.feature = {feature!r}: labels are texts, or integers from 0 up; this one has values such "
+        f"as {', '.join(repr(value) for value in list(found)[:3])}."
+    )
+
+
+def _all(kind: type, values: Iterable[Any]) -> bool:
+    return all(isinstance(value, kind) for value in values)
