@@ -34,11 +34,23 @@ def _register_operators() -> torch.library.Library | None:
 
 _LIBRARY = _register_operators()  # Kept alive: the operators go with it.
 
+import lightly.loss  # noqa: E402
+import lightly.models  # noqa: E402
 import open_clip  # noqa: E402
 import timm  # noqa: E402
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg  # noqa: E402
 
-__all__ = ["CLIP", "CLIPTextCfg", "CLIPVisionCfg", "open_clip", "randomise", "relative_error", "timm", "torch"]
+__all__ = [
+    "CLIP",
+    "CLIPTextCfg",
+    "CLIPVisionCfg",
+    "lightly",
+    "open_clip",
+    "randomise",
+    "relative_error",
+    "timm",
+    "torch",
+]
 
 
 def randomise(module: torch.nn.Module, seed: int) -> None:
@@ -63,9 +75,3 @@ def relative_error(ours: object, theirs: object) -> float:
     a, b = (np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, np.float64) for x in (ours, theirs))
     assert a.shape == b.shape, (a.shape, b.shape)
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
-from lightly.loss import DINOLoss  # noqa: E402
-from lightly.models.modules import DINOProjectionHead  # noqa: E402
-
-__all__ += ["DINOLoss", "DINOProjectionHead"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.parity.reference import DINOLoss, DINOProjectionHead, randomise, relative_error, timm, torch
+from tests.parity.reference import lightly, randomise, relative_error, timm, torch
 from tests.parity.test_clip import (
     FORWARD,
     GRADIENT,
@@ -84,7 +84,7 @@ def test_loss_with_centring_equals_lightly(
     drawn = lambda *shape: (scale * rng.normal(size=shape)).astype(np.float32)
     teacher, student, center = drawn(batch, views[0], count), drawn(batch, views[1], count), drawn(count)
     reference = torch.tensor(student, requires_grad=True)
-    theirs = DINOLoss(count, teacher_temp=temperature, student_temp=0.1, center_momentum=0.9)
+    theirs = lightly.loss.DINOLoss(count, teacher_temp=temperature, student_temp=0.1, center_momentum=0.9)
     theirs.center.copy_(torch.tensor(center))
     value = theirs(list(torch.tensor(teacher).unbind(1)), list(reference.unbind(1)))
     value.backward()
@@ -105,7 +105,7 @@ def test_loss_with_centring_equals_lightly(
 @pytest.mark.parametrize("sizes", [(24, 40, 8, 50), (48, 32, 16, 7), (17, 64, 5, 130)])
 def test_head_equals_lightly(sizes: tuple[int, int, int, int]):
     width, hidden, bottleneck, count = sizes
-    theirs = randomised(DINOProjectionHead(width, hidden, bottleneck, count), seed=count)
+    theirs = randomised(lightly.models.modules.DINOProjectionHead(width, hidden, bottleneck, count), seed=count)
     rng = np.random.default_rng(count)
     x, weight = (rng.normal(size=(6, size)).astype(np.float32) for size in (width, count))
     their_x = torch.tensor(x, requires_grad=True)
@@ -141,7 +141,9 @@ def network(seed: int) -> Any:
     encoder = timm.models.vision_transformer.VisionTransformer(
         32, 8, embed_dim=WIDTH, depth=DEPTH, num_heads=3, num_classes=0, global_pool="token", dynamic_img_size=True
     )
-    return randomised(torch.nn.Sequential(encoder, DINOProjectionHead(WIDTH, 64, 8, COUNT)), seed)
+    return randomised(
+        torch.nn.Sequential(encoder, lightly.models.modules.DINOProjectionHead(WIDTH, 64, 8, COUNT)), seed
+    )
 
 
 def as_ours(module: Any, like: Any) -> Any:
@@ -158,7 +160,7 @@ def test_objective_equals_timm_under_lightly():
         "local": rng.normal(size=(3, 3, 16, 16, 3)).astype(np.float32),
     }
     student, teacher, center = network(1), network(2), 0.2 * rng.normal(size=COUNT).astype(np.float32)
-    criterion = DINOLoss(COUNT, teacher_temp=0.05, student_temp=0.1, center_momentum=0.9)
+    criterion = lightly.loss.DINOLoss(COUNT, teacher_temp=0.05, student_temp=0.1, center_momentum=0.9)
     criterion.center.copy_(torch.tensor(center))
     images = [torch.tensor(part[:, i]).permute(0, 3, 1, 2) for part in views.values() for i in range(part.shape[1])]
     with torch.no_grad():
