@@ -100,6 +100,26 @@ def image_to_text_grid(
     return _written(canvas, drawn)
 
 
+def image_rows(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Rows of images under the titles of their columns.
+
+    Args:
+      titles: one a column.
+      rows: each with one image a column, uint8 [h,w,C], of any sizes.
+
+    Returns:
+      uint8 [H,W,3].
+    """
+    for row in rows:
+        _same_length(titles=titles, row=row)
+    step, top = _THUMBNAIL + _GAP, 3 * _GAP
+    canvas = _blank(top + step * len(rows), _GAP + step * len(titles))
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            _paste(canvas, image, top + step * row, _GAP + step * column)
+    return _written(canvas, [_Text(_GAP + step * column, 1.5 * _GAP, title) for column, title in enumerate(titles)])
+
+
 def similarity_matrix(similarity: np.ndarray, labels: Sequence[str], images: Sequence[np.ndarray]) -> np.ndarray:
     """Heat map of `similarity` [n,n]: image i is row i, label j is column j. A frame marks the best cell of each row.
 

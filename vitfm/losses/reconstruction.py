@@ -1,0 +1,33 @@
+"""Losses between predicted pixels of patches and the true ones."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def statistics(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of each patch [..., P], both float32 [..., 1].
+
+    The variance is the unbiased one (divided by P - 1), as in the code of MAE (He et al. 2022, arXiv:2111.06377), and
+    raised by 1e-6, so that a patch of one colour has a deviation too.
+    """
+    patches = patches.astype(jnp.float32)
+    mean = patches.mean(-1, keepdims=True)
+    variance = jnp.square(patches - mean).sum(-1, keepdims=True) / (patches.shape[-1] - 1)
+    return mean, jnp.sqrt(variance + 1e-6)
+
+
+def pixel_loss(predicted: jax.Array, patches: jax.Array, norm_pix: bool) -> jax.Array:
+    """Mean squared error over the pixels of all patches given, which are those that were masked; float32 [].
+
+    Args:
+      predicted: [B, M, P].
+      patches: [B, M, P], the truth.
+      norm_pix: the truth is normalised by the mean and deviation of each patch.
+    """
+    target = patches.astype(jnp.float32)
+    if norm_pix:
+        mean, deviation = statistics(target)
+        target = (target - mean) / deviation
+    return jnp.square(predicted.astype(jnp.float32) - target).mean()
