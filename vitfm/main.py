@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import pathlib
 import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import ml_collections
 
 from vitfm import config as config_lib
-from vitfm import heap
+from vitfm import heap, overrides
 from vitfm.config import ConfigError, UserError
 
 _HELP = """\
@@ -33,10 +31,10 @@ the module that a `name` names for the rest. A finished run is opened with vitfm
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 2 to be mended by the user, 1 diverged, 128+n stopped."""
     try:
-        arguments, overrides = _parse(sys.argv[1:] if argv is None else argv)
-        config = _config(arguments.config, overrides)
+        arguments, pairs = _parse(sys.argv[1:] if argv is None else argv)
+        config = _config(arguments.config, pairs)
         file, _, argument = arguments.config.partition(":")
-        name = "_".join(filter(None, (pathlib.Path(file).stem, argument)))
+        name = "_".join(filter(None, (pathlib.Path(file).stem, argument.replace("/", "_"))))
         workdir = arguments.workdir or str(pathlib.Path("runs") / name)
         heap.keep()
         _initialize_processes(arguments.distributed)
@@ -78,46 +76,17 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     )
     parser.allow_abbrev = False
     arguments, rest = parser.parse_known_args(list(argv))
-    overrides, words = [], iter(rest)
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not key.startswith("--config."):
-            raise ConfigError(
-                f"Unknown argument {word!r}: {config_lib.nearest(key, ['--config', '--workdir', '--distributed'])}"
-            )
-        overrides.append((key.removeprefix("--config."), value if equals else next(words, "")))
-    return arguments, overrides
+    return arguments, overrides.split(rest, "--config", ["--workdir", "--distributed"])
 
 
-def _config(file: str, overrides: Sequence[tuple[str, str]]) -> ml_collections.ConfigDict:
+def _config(file: str, pairs: Sequence[tuple[str, str]]) -> ml_collections.ConfigDict:
     """The config of a file with the command line's overrides; what no module reads is refused later, by its reader."""
     config = config_lib.load_file(file)
     if not isinstance(config, Mapping | ml_collections.ConfigDict):
         raise ConfigError(f"get_config of {file} returns {config!r}, not a ConfigDict.")
     config = ml_collections.ConfigDict(config)
-    with config.unlocked(), config.ignore_type():
-        for key, text in overrides:
-            *parents, name = key.split(".")
-            node = config
-            for parent in parents:
-                node = node[parent] if node.get(parent) is not None else node.update({parent: {}}) or node[parent]
-                if not isinstance(node, ml_collections.ConfigDict):
-                    raise ConfigError(f"--config.{key}: {parent} is a value, {node!r}, and holds no keys.")
-            node[name] = _value(text, node.get(name))
+    overrides.apply(config, pairs, "--config")
     return config
-
-
-def _value(text: str, old: Any) -> Any:
-    """A value as Python writes it, or text; of the old value's type where it can be."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
-    if isinstance(old, str) and value is not None:
-        return text
-    return float(value) if isinstance(old, float) and type(value) is int else value
 
 
 def _initialize_processes(distributed: str | None) -> None:
