@@ -49,6 +49,7 @@ class Context:
       to_pixels: normalised images, float [...,H,W,C] -> uint8, for people; None without such.
       on_devices: function (whole, *arrays) -> the same, jitted: every device holds `whole`, a tree, the leading axis of
         the arrays is split among the devices, and every process holds the result whole.
+      mesh: of the devices, for what must say itself how it is split; None where there is but one.
       directory: the run's.
       shared: among the evaluators of a run.
     """
@@ -64,6 +65,7 @@ class Context:
     multi_label: bool = False
     to_pixels: Callable[[np.ndarray], np.ndarray] | None = None
     on_devices: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit
+    mesh: jax.sharding.Mesh | None = None
     directory: pathlib.Path = pathlib.Path()
     shared: Shared = dataclasses.field(default_factory=Shared)
 
