@@ -38,6 +38,7 @@ import lightly.loss  # noqa: E402
 import lightly.models  # noqa: E402
 import open_clip  # noqa: E402
 import timm  # noqa: E402
+import transformers  # noqa: E402
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg  # noqa: E402
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "relative_error",
     "timm",
     "torch",
+    "transformers",
 ]
 
 
