@@ -176,11 +176,3 @@ def test_long_curves_are_thinned_but_keep_their_spikes(tmp_path):
     assert len(curve["step"]) <= 1100
     assert (curve["step"][0], curve["step"][-1]) == (0, 19_999)
     assert 99.0 in curve["values"] and None in curve["values"]
-
-
-def test_several_runs_share_charts_and_tables(tmp_path):
-    both = [runs.load(fake.write(tmp_path / name, finished=False)) for name in ("one", "two")]
-    loss, *_ = curves.groups(both)[0]["charts"]
-    assert [curve["label"] for curve in loss["series"]] == ["one", "two"]
-    cells = report._tables(both)[0]["rows"][0]["cells"]
-    assert all(len(values) == 2 for values in cells)

@@ -43,11 +43,12 @@ def _training_charts(runs: Sequence[runs_lib.Run]) -> Iterator[tuple[str, dict[s
 
 
 def _evaluation_charts(runs: Sequence[runs_lib.Run]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One chart an evaluator for its fractions together, one for each of its other metrics."""
+    """One chart a metric; those of a single run's evaluator that are fractions share one."""
     together: dict[str, list[str]] = {}
     for name in filter(runs_lib.is_evaluation, _names(runs)):
         if any(len(run.series[name].steps) > 1 for run in runs if name in run.series):
-            together.setdefault(name.rsplit("/", 1)[0] if text.is_fraction(name) else name, []).append(name)
+            chart = name.rsplit("/", 1)[0] if text.is_fraction(name) and len(runs) == 1 else name
+            together.setdefault(chart, []).append(name)
     for name, members in together.items():
         yield "Evaluations over time", _chart(runs, name, _title(name), members, smooth=False)
 
@@ -55,11 +56,18 @@ def _evaluation_charts(runs: Sequence[runs_lib.Run]) -> Iterator[tuple[str, dict
 def _chart(
     runs: Sequence[runs_lib.Run], name: str, title: str, members: Sequence[str], *, smooth: bool
 ) -> dict[str, Any]:
-    """A chart of the curves called `members` in every run that has them."""
+    """A chart of the curves called `members` in every run that has them.
+
+    A run has its colour in every chart, whether or not the others have a curve there.
+    """
     curves = [
-        {"label": _label(run, member, len(runs), len(members)), **_thinned(run.series[member])}
-        for member in members
-        for run in runs
+        {
+            "label": _label(run, member, len(runs), len(members)),
+            "color": color if len(runs) > 1 else number,
+            **_thinned(run.series[member]),
+        }
+        for number, member in enumerate(members)
+        for color, run in enumerate(runs)
         if member in run.series
     ]
     return {

@@ -9,7 +9,7 @@ import base64
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -33,14 +33,20 @@ def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
       UserError: `workdir` is no run directory, or a file in it is broken.
     """
     path = pathlib.Path(workdir) / "report.html"
-    files.replace(path, _page([runs_lib.load(workdir)]).encode())
+    files.replace(path, _page(runs_lib.load(workdir)).encode())
     return path
 
 
-def _page(runs: Sequence[runs_lib.Run]) -> str:
-    """The page about `runs`; what describes a single run is of the first."""
-    run = runs[0]
-    groups = curves.groups(runs)
+def render(template: str, *, title: str, subtitle: str, groups: Any, sections: Any, **values: Any) -> str:
+    """A page from a template in `assets`, with the styles and the script all pages share.
+
+    Args:
+      template: the file.
+      title, subtitle: of the page.
+      groups: charts, as `curves.groups` makes them.
+      sections: (anchor, label, what it shows) of each section there may be; an empty one is left out of the navigation.
+      **values: what else the template names.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_ASSETS),
         autoescape=True,
@@ -54,28 +60,50 @@ def _page(runs: Sequence[runs_lib.Run]) -> str:
         "metric_of": lambda value, name: text.metric(name, value),
     }
     environment.tests["fraction"] = text.is_fraction
-    return environment.get_template("report.html.jinja").render(
-        run=run,
-        objective=_name_of(run.config.get("objective")),
-        facts=_facts(run),
-        headlines=_headlines(run),
-        tables=_tables(runs),
+    return environment.get_template(template).render(
+        title=title,
+        subtitle=subtitle,
         groups=groups,
         data=_embedded(groups),
-        pictures=[{"name": p.name, "step": p.step, "uri": _data_uri(p.path)} for p in run.pictures],
-        phases=_phases(run.result.get("phases", {})),
-        config=[(key, _as_text(value)) for key, value in config_lib.flatten(run.config)],
+        sections=[(anchor, label) for anchor, label, shown in sections if shown],
         style=markupsafe.Markup((_ASSETS / "report.css").read_text()),
         script=markupsafe.Markup((_ASSETS / "report.js").read_text()),
+        **values,
     )
 
 
-def _facts(run: runs_lib.Run) -> list[tuple[str, str]]:
-    """What a reader asks first, as (label, text); what is not known is left out."""
+def _page(run: runs_lib.Run) -> str:
+    groups, tables = curves.groups([run]), _tables(run)
+    phases = _phases(run.result.get("phases", {}))
+    config = [(key, as_text(value)) for key, value in config_lib.flatten(run.config)]
+    return render(
+        "report.html.jinja",
+        title=run.name,
+        subtitle=name_of(run.config.get("objective")),
+        groups=groups,
+        sections=[
+            ("evaluations", "Evaluations", tables),
+            ("curves", "Curves", groups),
+            ("pictures", "Pictures", run.pictures),
+            ("time", "Time", phases),
+            ("configuration", "Configuration", config),
+        ],
+        run=run,
+        facts=[(label, value) for label, value in facts(run).items() if value],
+        headlines=_headlines(run),
+        tables=tables,
+        pictures=[{"name": p.name, "step": p.step, "uri": data_uri(p.path)} for p in run.pictures],
+        phases=phases,
+        config=config,
+    )
+
+
+def facts(run: runs_lib.Run) -> dict[str, str]:
+    """What a reader asks first: label -> text, which is empty where it is not known."""
     seconds, examples = run.total("seconds"), run.total("examples")
     speed = run.result.get("images_per_second") or (examples / seconds if seconds else None)
     versions = run.result.get("versions", {})
-    facts = {
+    found = {
         "Steps": text.number(run.total("step")),
         "Images seen": text.number(examples),
         "Wall time": text.duration(seconds),
@@ -85,7 +113,7 @@ def _facts(run: runs_lib.Run) -> list[tuple[str, str]]:
         "Last written": run.written and f"{run.written:%Y-%m-%d %H:%M} UTC",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
-    return [(label, str(value)) for label, value in facts.items() if value not in (None, "")]
+    return {label: "" if value is None else str(value) for label, value in found.items()}
 
 
 def _headlines(run: runs_lib.Run) -> list[dict[str, Any]]:
@@ -117,19 +145,15 @@ def _sparkline(series: runs_lib.Series | None) -> str:
     return " ".join(f"{100 * (step - start) / length:.1f},{height(value):.1f}" for step, value in pairs)
 
 
-def _tables(runs: Sequence[runs_lib.Run]) -> list[dict[str, Any]]:
-    """Final evaluations, one table a split: a row an evaluator, a column a metric, in each cell one value a run."""
-    finals = [run.final for run in runs]
-    names = dict.fromkeys(name for final in finals for name in final if runs_lib.is_evaluation(name))
-    parts = [runs_lib.split(name) for name in names]
+def _tables(run: runs_lib.Run) -> list[dict[str, Any]]:
+    """Final evaluations, one table a split: a row an evaluator, a column a metric."""
+    final = run.final
+    parts = [runs_lib.split(name) for name in final if runs_lib.is_evaluation(name)]
     tables = []
     for first in dict.fromkeys(split for split, _, _ in parts):
         columns = list(dict.fromkeys(metric for split, _, metric in parts if split == first))
         rows = [
-            {
-                "name": evaluator,
-                "cells": [[final.get(f"{first}/{evaluator}/{metric}") for final in finals] for metric in columns],
-            }
+            {"name": evaluator, "cells": [final.get(f"{first}/{evaluator}/{metric}") for metric in columns]}
             for evaluator in dict.fromkeys(evaluator for split, evaluator, _ in parts if split == first)
         ]
         tables.append({"name": first, "columns": columns, "rows": rows})
@@ -143,12 +167,13 @@ def _phases(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
     return [{"name": name, "time": text.duration(value), "share": value / total} for name, value in ordered]
 
 
-def _name_of(part: Any) -> str:
+def name_of(part: Any) -> str:
     """The name of a part of the configuration, which is a mapping with a `name`, or a name alone."""
     return str(part.get("name", "")) if isinstance(part, Mapping) else str(part or "")
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A setting as a reader would write it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -157,5 +182,6 @@ def _embedded(value: Any) -> markupsafe.Markup:
     return markupsafe.Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def _data_uri(path: pathlib.Path) -> str:
+def data_uri(path: pathlib.Path) -> str:
+    """A PNG as part of the page."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

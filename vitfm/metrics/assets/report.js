@@ -4,6 +4,7 @@
 const state = { axis: "step", smoothing: 0.8 };
 const SMOOTHED_FROM = 50; // points; fewer are better seen as they are
 const MARGIN = { top: 8, right: 10, bottom: 24, left: 50 };
+const COLORS = 6; // curves beyond so many take them again, dashed
 
 function element(tag, attributes = {}, ...children) {
   const svg = ["svg", "path", "line", "text", "circle"].includes(tag);
@@ -12,6 +13,8 @@ function element(tag, attributes = {}, ...children) {
   node.append(...children);
   return node;
 }
+
+const swatch = (color) => element("i", { class: `swatch c${color % COLORS}${color >= COLORS ? " dashed" : ""}` });
 
 // ---------------------------------------------------------------- numbers
 
@@ -136,7 +139,7 @@ class Chart {
     const list = this.figure.querySelector(".legend");
     const { series, title } = this.data;
     if (series.length > 1) {
-      list.append(...series.map((one, i) => element("li", {}, element("i", { class: `swatch c${i % 6}` }), one.label)));
+      list.append(...series.map((one) => element("li", {}, swatch(one.color), one.label)));
     }
     const lost = series.reduce((sum, one) => sum + one.values.filter((value) => value === null).length, 0);
     if (lost) list.append(element("li", { class: "loss" }, `${lost} not finite, marked below the curve`));
@@ -167,27 +170,28 @@ class Chart {
     for (const tick of linearTicks(xDomain[0] / unit, xDomain[1] / unit, Math.max(2, width / 110))) {
       this.svg.append(element("text", { x: x(tick * unit), y: bottom + 17, "text-anchor": "middle" }, compact(tick) + suffix));
     }
-    series.forEach((one, i) => this.curve(one, i, xs[i].map(x), bottom));
+    series.forEach((one, i) => this.curve(one, xs[i].map(x), bottom));
     this.plot.replaceChildren(this.svg);
   }
 
-  curve(one, i, xs, bottom) {
+  curve(one, xs, bottom) {
     const smooth = this.data.smooth && state.smoothing > 0 && noisy(one.values);
-    const color = `stroke: var(--c${i % 6})`;
+    const color = `stroke: var(--c${one.color % COLORS})`;
+    const dashed = one.color >= COLORS ? "dashed" : "";
     const line = (values, kind) => {
       const ys = values.map((value) => (value === null ? null : this.y(value)));
-      this.svg.append(element("path", { class: `curve ${kind}`, style: color, d: pathOf(xs, ys) }));
+      this.svg.append(element("path", { class: `curve ${kind} ${dashed}`, style: color, d: pathOf(xs, ys) }));
     };
     if (smooth) line(one.values, "raw");
     line(smooth ? smoothed(one.values, state.smoothing) : one.values, "");
     one.values.forEach((value, at) => {
       if (value === null) this.svg.append(element("line", { class: "lost", x1: xs[at], x2: xs[at], y1: bottom - 7, y2: bottom }));
-      else if (one.values.length <= 25) this.dot(i, xs[at], this.y(value), "");
+      else if (one.values.length <= 25) this.dot(one, xs[at], this.y(value), "");
     });
   }
 
-  dot(i, cx, cy, kind) {
-    this.svg.append(element("circle", { class: `dot ${kind}`, style: `fill: var(--c${i % 6})`, cx, cy, r: 3 }));
+  dot(one, cx, cy, kind) {
+    this.svg.append(element("circle", { class: `dot ${kind}`, style: `fill: var(--c${one.color % COLORS})`, cx, cy, r: 3 }));
   }
 
   // ------------------------------------------------------------ reading values
@@ -209,15 +213,17 @@ class Chart {
     this.clear();
     this.index = index;
     const { series, fraction } = this.data;
-    const at = Math.max(...index.map((place, i) => this.x(this.xs[i][place])));
+    const places = index.map((place, i) => this.x(this.xs[i][place]));
+    const at = Math.max(...places);
+    const furthest = places.indexOf(at);
     const bottom = this.plot.clientHeight - MARGIN.bottom;
     this.svg.append(element("line", { class: "cross mark", x1: at, x2: at, y1: MARGIN.top, y2: bottom }));
     const rows = series.map((one, i) => {
       const value = one.values[index[i]];
-      if (value !== null) this.dot(i, this.x(this.xs[i][index[i]]), this.y(value), "mark");
-      return element("div", {}, element("i", { class: `swatch c${i % 6}` }), one.label, element("b", {}, exact(value, fraction)));
+      if (value !== null) this.dot(one, this.x(this.xs[i][index[i]]), this.y(value), "mark");
+      return element("div", {}, swatch(one.color), one.label, element("b", {}, exact(value, fraction)));
     });
-    const step = element("p", {}, `step ${series[0].step[index[0]].toLocaleString("en")}`);
+    const step = element("p", {}, `step ${series[furthest].step[index[furthest]].toLocaleString("en")}`);
     const side = at > this.plot.clientWidth / 2 ? `right: ${this.plot.clientWidth - at + 10}px` : `left: ${at + 10}px`;
     this.plot.append(element("div", { class: "tooltip mark", style: side }, step, ...rows));
   }
@@ -262,7 +268,7 @@ function startPictures() {
 function startFilter() {
   const filter = document.querySelector(".filter");
   if (!filter) return;
-  const rows = [...document.querySelectorAll(".config tr")];
+  const rows = [...document.querySelectorAll(".config tbody tr")];
   filter.addEventListener("input", () => {
     const wanted = filter.value.toLowerCase();
     rows.forEach((row) => (row.hidden = !row.textContent.toLowerCase().includes(wanted)));
