@@ -22,15 +22,17 @@ FLOORS = [
     PILLARS,
     {"objectives"},
     {"train_state", "train_step"},
-    {"recipe", "run", "program", "heap"},
-    {"diagnose", "interrupt", "intervals", "results", "session", "train_lib", "workdirs"},
+    {"recipe", "run", "program", "heap", "overrides"},
+    {"diagnose", "evaluate", "interrupt", "intervals", "results", "session", "train_lib", "workdirs"},
     {"main"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def room_of(path: pathlib.Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    """Its room; the command line of a room, `python -m vitfm.evals`, stands on the floor of the main one."""
+    parts = path.relative_to(PACKAGE).parts
+    return "main" if parts[-1] == "__main__.py" else parts[0].removesuffix(".py")
 
 
 def imported(path: pathlib.Path) -> set[str]:

@@ -79,7 +79,7 @@ def test_what_can_be_told_apart_is(devices: int) -> None:
 def test_one_device_and_eight_measure_the_same() -> None:
     one, eight = (world(spread=4.0, devices=devices).evaluate(**SPEC) for devices in (1, 8))
     assert one == pytest.approx(eight)
-    assert 0.5 < one[f"{P}/top1"] < one[f"{P}/top5"] < 1
+    assert 0.3 < one[f"{P}/top1"] < one[f"{P}/top5"] < 1
     assert one[f"{P}/top1_low"] < one[f"{P}/top1"] < one[f"{P}/top1_high"]
 
 
@@ -101,7 +101,7 @@ def test_held_out_images_choose_the_features_that_tell(where: tuple[Any, ...], b
     train, test = informative(where, 0), informative(where, 1)
     found = probed.world(*train, *test).evaluate(**SPEC)
     assert found[f"{P}/blocks"] == blocks and found[f"{P}/mean_patches"] in mean
-    assert found[f"{P}/top1"] > 0.9
+    assert found[f"{P}/top1"] > 0.8  # One of 7 classes.
     mixed = np.random.default_rng(2).permutation(test[1]).tolist()  # What is tested has no say in the choice.
     other = probed.world(*train, test[0], mixed).evaluate(**SPEC)
     same = [f"{P}/{name}" for name in ("blocks", "mean_patches", "learning_rate", "heldout_top1")]

@@ -1,0 +1,44 @@
+"""Pictures of what the class token looks at in the last block, as in DINO (Caron et al. 2021, arXiv:2104.14294)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vitfm.config import ConfigError
+from vitfm.evals import base
+from vitfm.metrics import attention_maps, pictures
+
+
+def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> base.Evaluate:
+    """A picture of rows: the image, the mean of the heads' attention over it, and each head's.
+
+    Args:
+      source: images.
+      prefix: the picture is named `prefix/attention`.
+      count: images shown, spread evenly over the set.
+
+    Raises:
+      ConfigError: no image is asked for, or the model has no class token.
+    """
+    context.need("attention", "attention")
+    if count < 1:
+        raise ConfigError(f"config.{context.where}.count = {count} must be at least 1.")
+    images = context.open_source(source)
+    chosen = base.Chosen(images, np.linspace(0, len(images) - 1, min(count, len(images))).astype(int).tolist())
+    batch_size = context.batch_size(len(chosen))
+
+    def evaluate(params: Any) -> Iterator[tuple[str, base.Value]]:
+        (batch,) = context.batches(chosen, batch_size)
+        heads = np.asarray(context.predict["attention"](params, batch["image"]))[: len(chosen)]
+        maps = np.concatenate([heads.mean(1, keepdims=True), heads], axis=1)
+        rows = []
+        for example, row in zip(chosen, maps, strict=True):
+            seen = attention_maps.centre(context.picture(example))
+            rows.append([seen, *(attention_maps.overlay(seen, one) for one in row)])
+        titles = ("image", "mean", *(f"head {number}" for number in range(1, heads.shape[1] + 1)))
+        yield f"{prefix}/attention", pictures.image_rows(titles, rows)
+
+    return evaluate
