@@ -23,6 +23,8 @@ PARAMETERS = {
     "vit_s16_in1k": 22_050_664 - 198 * 384 + 385 * 384,
     # All of the published code's, without the fixed positions of encoder and decoder.
     "mae_b16_in1k": 111_907_840 - 197 * (768 + 512),
+    # timm's vit_small_patch16_224 without its head and the class token's own position; lightly's DINOProjectionHead.
+    "dino_s16_in1k": 21_665_664 - 384 + 22_286_592,
 }
 
 
@@ -30,9 +32,9 @@ PARAMETERS = {
 def test_full_size_recipes(name: str, tmp_path: pathlib.Path):
     p = program.build(recipe.parse(imagenet.load(str(CONFIGS[name]))))
     assert tree.count(p.shapes.params) == PARAMETERS[name]
-    example = {key: np.asarray(value) for key, value in p.loader.example(0).items() if key != loader.REPLACED}
+    example = {key: value for key, value in p.loader.example(0).items() if key != loader.REPLACED}
     rows = lambda leaf: jax.ShapeDtypeStruct((p.recipe.batch_size, *leaf.shape), leaf.dtype)
-    state, metrics = jax.eval_shape(p.step, p.shapes, jax.tree.map(rows, example))
+    state, metrics = jax.eval_shape(p.step, p.shapes, jax.tree.map(rows, jax.tree.map(np.asarray, example)))
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, p.shapes)
     assert metrics["loss"].shape == ()
     context = eval_context(p.data, p.objective, p.mesh, str(tmp_path))
