@@ -24,7 +24,7 @@ FLOORS = [
     {"train_state", "train_step"},
     {"recipe", "run", "program", "heap", "overrides"},
     {"diagnose", "evaluate", "interrupt", "intervals", "results", "session", "train_lib", "workdirs"},
-    {"main"},
+    {"main", "report"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
