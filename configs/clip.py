@@ -3,8 +3,8 @@
     python -m vitfm.main --config=configs/clip.py
 
 Hardware: two CPU cores, 3 GB of memory. Time: under five minutes, of which about four train.
-Expected: zero-shot over all 1,906 names, on drawings of a fifth hand: 22.3 ± 1.4% top-1, 45.9 ± 0.9% top-5 (three seeds).
-docs/recipes/clip.md has the rest, with the table of what was tried.
+Expected: zero-shot over all 1,906 names, on drawings of a fifth hand: 22.3 ± 1.4% top-1, 45.9 ± 0.9% top-5 over three
+seeds. docs/recipes/clip.md has the rest, with the table of what was tried.
 """
 
 import ml_collections

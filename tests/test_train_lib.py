@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -232,3 +233,34 @@ def test_sessions_start_from_nothing() -> None:
     fields = {field.name: field for field in dataclasses.fields(train_lib.Session)}
     assert fields["latest"].default_factory() == {}
     assert fields["window"].default_factory().stored() == {"sums": {}, "count": 0}
+
+
+def test_a_run_starts_from_another(plain: pathlib.Path, folder: pathlib.Path) -> None:
+    config = tiny.get_config()
+    config.update({"total": 4, "evals": {}, "ema_decay": 0.5, "checkpoint": {"every": 2}})
+    config.optim.learning_rate = 0.0  # What it starts from is what it ends with.
+    take = {"image": "image", "logit_scale": "logit_scale"}
+    config.init = {"run": str(plain), "take": take, "fresh": ["^text"]}
+    workdir = folder / "from_plain"
+    train_lib.train(config, str(workdir))
+    old, new = tiny.state(plain), tiny.state(workdir, 4)
+    for part in ("params", "ema"):
+        taken = [name for name in new if name.startswith((f"{part}.image", f"{part}.logit_scale"))]
+        assert len(taken) > 10
+        for name in taken:
+            np.testing.assert_array_equal(new[name], old[name.replace("ema.", "params.", 1)], err_msg=name)
+    assert not np.array_equal(new["params.text.tower.embedding"], old["params.text.tower.embedding"])
+
+    def lineage(step: int) -> dict[str, Any]:
+        return Checkpoints(workdir / "checkpoints").meta(step)["lineage"]
+
+    assert (lineage(4)["run"], lineage(4)["step"]) == (str(plain), 10)
+    assert "text/tower/embedding" in lineage(4)["fresh"]
+    shutil.rmtree(workdir / "checkpoints/4")
+    shutil.move(plain, plain.with_name("moved"))  # A resumed run no longer needs what it came from.
+    try:
+        train_lib.train(config, str(workdir))
+    finally:
+        shutil.move(plain.with_name("moved"), plain)
+    assert lineage(4) == lineage(2)
+    tiny.assert_equal_bits(tiny.state(workdir, 4), new)

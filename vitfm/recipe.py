@@ -30,6 +30,7 @@ class Recipe:
       batch_size: the global batch, over all devices.
       seed: of initialisation, order, draws on the host and draws on the device.
       accumulate: micro-batches that a global batch is split into to save memory.
+      init: None, or options of `vitfm.checkpoint.warm_start.make`: the run whose parameters this one starts from.
       optim: a `vitfm.optim` name, its options, and those common to all optimizers.
       ema_decay: weight of the past in a moving average of the parameters, evaluated beside them; None for none.
       dtype: of the matrix products; "auto" is bfloat16 on accelerators, float32 on CPUs.
@@ -49,6 +50,7 @@ class Recipe:
     batch_size: int
     seed: int = 0
     accumulate: int = 1
+    init: Mapping[str, Any] | None = None
     optim: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "adamw", "learning_rate": 1e-3})
     ema_decay: float | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

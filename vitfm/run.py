@@ -154,6 +154,7 @@ def eval_context(
         multi_label=data.facts.multi_label,
         to_pixels=data.to_pixels,
         on_devices=on_devices,
+        mesh=mesh,
         directory=pathlib.Path(directory).expanduser(),
     )
 

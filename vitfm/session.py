@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vitfm.checkpoint import warm_start
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.evals import base as evaluation
 from vitfm.intervals import Every, Intervals
@@ -40,6 +41,8 @@ class Session:
       clock: wall-clock seconds by phase.
       trace: the profiler's, while it is open.
       writer, bar: what a person sees; silent on all processes but the first.
+      start: the parameters of another run that this one begins with, where it has not begun yet.
+      lineage: what checkpoints record of it.
       first: the step this call goes on from.
       seconds_before: wall-clock seconds of the calls that this one resumes.
       rows: rows of metrics in the workdir.
@@ -58,6 +61,8 @@ class Session:
     trace: contextlib.ExitStack
     writer: Writer | Silent = dataclasses.field(default_factory=Silent)
     bar: progress.Bar | progress.Lines | Silent = dataclasses.field(default_factory=Silent)
+    start: warm_start.Start | None = None
+    lineage: Mapping[str, Any] | None = None
     first: int = 0
     seconds_before: float = 0.0
     rows: int = 0
@@ -90,5 +95,6 @@ class Session:
             "rows": self.rows,
             "logged": self.logged,
             "window": self.window.stored(),
+            "lineage": self.lineage,
         }
         self.checkpoints.save(step, state, meta)

@@ -14,9 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from vitfm import config as config_lib
 from vitfm import diagnose, interrupt, intervals, program, results, tree, workdirs
 from vitfm import recipe as recipes
 from vitfm import run as runs
+from vitfm.checkpoint import warm_start
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.data import loader as loading
 from vitfm.evals import base as evaluation
@@ -25,6 +27,7 @@ from vitfm.metrics import progress
 from vitfm.metrics.timers import Timers, share
 from vitfm.metrics.window import Window
 from vitfm.metrics.writers import Writer
+from vitfm.models import vit
 from vitfm.parallel import mesh as meshes
 from vitfm.program import Program
 from vitfm.session import Session
@@ -78,7 +81,30 @@ def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: context
     stack.enter_context(checkpoints)
     trace = stack.enter_context(contextlib.ExitStack())
     first = checkpoints.latest() or 0
-    return Session(built, times, config, directory, evaluators, checkpoints, clock, trace, first=first)
+    start = None if first else _warm_start(built)
+    lineage = start and start.lineage
+    return Session(
+        built,
+        times,
+        config,
+        directory,
+        evaluators,
+        checkpoints,
+        clock,
+        trace,
+        start=start,
+        lineage=lineage,
+        first=first,
+    )
+
+
+def _warm_start(p: Program) -> warm_start.Start | None:
+    """What a new run takes from another's checkpoint, where its recipe names one."""
+    if p.recipe.init is None:
+        return None
+    return config_lib.call(
+        warm_start.make, p.recipe.init, where="init", params=p.shapes.params, resize=vit.resize_position
+    )
 
 
 def _begin(session: Session, stack: contextlib.ExitStack) -> None:
@@ -86,19 +112,28 @@ def _begin(session: Session, stack: contextlib.ExitStack) -> None:
     if session.first:
         meta = session.checkpoints.meta()
         session.seconds_before, session.rows, session.logged = meta["seconds"], meta["rows"], meta["logged"]
-        session.window = Window(**meta["window"])
+        session.window, session.lineage = Window(**meta["window"]), meta["lineage"]
         session.latest = workdirs.metrics(session.directory, session.rows)
     if jax.process_index() == 0:
         session.writer = stack.enter_context(Writer(session.directory, step=session.first, rows=session.rows))
         session.writer.config(session.config)
         session.bar = stack.enter_context(contextlib.closing(progress.make(session.program.total, session.first)))
         session.bar.note(_greeting(session))
+        if session.start:
+            warm_start.show(session.start)
 
 
 def _restore_or_start(session: Session) -> TrainState:
-    """The state of the latest checkpoint, or a new one."""
+    """The state of the latest checkpoint, or a new one, with what it takes from another run."""
     p = session.program
-    return session.checkpoints.restore(p.shapes)[0] if session.first else p.init(jax.random.key(p.recipe.seed))
+    if session.first:
+        return session.checkpoints.restore(p.shapes)[0]
+    state = p.init(jax.random.key(p.recipe.seed))
+    if session.start is None:
+        return state
+    params = warm_start.onto(session.start, state.params)
+    ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)  # Both are donated: none is the other.
+    return state.replace(params=params, ema=ema)
 
 
 def _train(session: Session, state: TrainState, signals: interrupt.Signals) -> None:
