@@ -21,6 +21,7 @@ setup(
     install_requires=[
         "array_record>=0.8",
         "chex>=0.1.91",
+        "dm-pix>=0.4.4",
         "flax>=0.12",
         "grain>=0.2.15",
         "importlib_resources",  # TFDS imports it without asking for it.
@@ -50,6 +51,7 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5.10",
             "open_clip_torch>=3.2",
+            "pyarrow>=17",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pyyaml>=6",
@@ -59,6 +61,7 @@ setup(
             "torchvision==0.28.0",
             "transformers>=5.0",
         ],
+        "parquet": ["pyarrow>=17"],  # The evaluator `features` writes it.
         "tools": ["resvg-py>=0.1"],  # tools/build_emoji.py draws SVG with it.
     },
     entry_points={"console_scripts": ["vitfm=vitfm.main:console"]},

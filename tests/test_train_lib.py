@@ -236,11 +236,11 @@ def test_sessions_start_from_nothing() -> None:
 
 
 def test_a_run_starts_from_another(plain: pathlib.Path, folder: pathlib.Path) -> None:
-    config = tiny.get_config()
-    config.update({"total": 4, "evals": {}, "ema_decay": 0.5, "checkpoint": {"every": 2}})
-    config.optim.learning_rate = 0.0  # What it starts from is what it ends with.
+    config = tiny.get_config().to_dict()
+    config |= {"total": 4, "evals": {}, "ema_decay": 0.5, "checkpoint": {"every": 2}}
+    config["optim"]["learning_rate"] = 0.0  # What it starts from is what it ends with.
     take = {"image": "image", "logit_scale": "logit_scale"}
-    config.init = {"run": str(plain), "take": take, "fresh": ["^text"]}
+    config["init"] = {"run": str(plain), "take": take, "fresh": ["^text"]}
     workdir = folder / "from_plain"
     train_lib.train(config, str(workdir))
     old, new = tiny.state(plain), tiny.state(workdir, 4)

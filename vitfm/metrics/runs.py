@@ -104,10 +104,13 @@ def split(name: str) -> tuple[str, str, str]:
 
 
 def _series(path: pathlib.Path) -> tuple[dict[str, Series], dict[str, Any]]:
-    """Every metric of `path` in the order in which names first appear, and where the last row stands."""
+    """Every metric of `path` in the order in which names first appear, and where the last row stands.
+
+    By step: what is measured of an earlier checkpoint after training is added at the end.
+    """
     series: dict[str, Series] = {}
     last = {"step": 0, "examples": 0, "seconds": 0.0}
-    for row in files.read_rows(path):
+    for row in sorted(files.read_rows(path), key=lambda row: row.get("step", 0)):
         last = {key: row.get(key, 0) for key in last}
         for name, value in row.items():
             if name not in last:
