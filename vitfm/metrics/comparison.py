@@ -68,10 +68,12 @@ def _page(runs: Sequence[runs_lib.Run]) -> str:
 
 
 def _facts(runs: Sequence[runs_lib.Run], objectives: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(label, one text a run), of what is known of any."""
+    """(label, one text a run), of what is known of any; versions, which are long, where they differ."""
     rows = [{"Objective": name, **report.facts(run)} for name, run in zip(objectives, runs, strict=True)]
     columns = [(label, [row[label] for row in rows]) for label in rows[0]]
-    return [(label, values) for label, values in columns if any(values)]
+    return [
+        (label, values) for label, values in columns if len(set(values)) > 1 or (any(values) and label != "Versions")
+    ]
 
 
 def _evaluations(runs: Sequence[runs_lib.Run]) -> list[dict[str, Any]]:
