@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from vitfm import config, recipe, tree
 from vitfm.checkpoint import warm_start
+from vitfm.checkpoint.manager import Checkpoints
 from vitfm.data.pipeline import Facts
 from vitfm.objectives import base
 
@@ -71,3 +76,27 @@ def test_other_folders_and_objectives_are_refused(tmp_path: pathlib.Path):
     (tmp_path / "config.json").write_text('{"objective": {"name": "my.own"}, "data": {}}')
     with pytest.raises(config.ConfigError, match=r"learned 'my\.own', .* supervised, mae, dino, clip\. Add where"):
         config.load_file(f"{FILE}:{tmp_path}")
+
+
+@pytest.mark.slow
+def test_a_run_is_fine_tuned_at_a_higher_resolution(tmp_path: pathlib.Path):
+    """From the command line, as the recipe's header says: the head alone, on larger images."""
+
+    def train(file: str, workdir: pathlib.Path, *overrides: str) -> str:
+        config_file = f"--config={FILE.replace('finetune.py', file)}"
+        short = ("--config.total=2 steps", "--config.batch_size=8", "--config.evals={}", "--config.compile_cache=None")
+        command = [sys.executable, "-m", "vitfm.main", config_file, f"--workdir={workdir}", *short, *overrides]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=True)
+        return done.stdout
+
+    source, tuned = tmp_path / "supervised", tmp_path / "tuned"
+    train("supervised.py", source, "--config.objective.model.position=learned")
+    head = '--config.optim.freeze=["encoder"]'
+    said = train(f"finetune.py:{source}", tuned, "--config.data.image_size=96", head)
+    assert "resized" in said and "fresh" in said
+    before, after = (Checkpoints(run / "checkpoints") for run in (source, tuned))
+    assert after.meta()["lineage"]["resized"] == ["encoder/position"]
+    kernel = "params/encoder/transformer/norm/scale"
+    np.testing.assert_array_equal(before.restore_subtree(kernel), after.restore_subtree(kernel))
+    assert np.any(after.restore_subtree("params/head/logits/kernel"))  # It began with zeros.
