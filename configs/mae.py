@@ -2,8 +2,8 @@
 
     python -m vitfm.main --config=configs/mae.py
 
-Hardware: two CPU cores. Time: under five minutes.
-Expected: see docs/recipes/mae.md.
+Hardware: two CPU cores. Time: meant to stay under five minutes; so far measured on one busy core alone, 11 minutes.
+Expected: on drawings of a fifth hand, 98 subgroups, 35.0% under the linear probe and 26.9% by kNN (one seed, untuned).
 """
 
 import ml_collections
@@ -13,7 +13,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/mae.py:tiny` is a minute's rehearsal of every part of it."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total = "40 epochs"
+    config.total = "12 epochs"
     config.batch_size = 256
     config.log_every = "1%"
     config.checkpoint = {"every": "25%", "keep": 2}
