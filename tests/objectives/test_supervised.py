@@ -119,11 +119,6 @@ def test_it_starts_undecided_and_leaves_the_encoder_alone():
     assert np.any(grads["head"]["logits"]["kernel"])
 
 
-def test_a_head_that_starts_with_nothing_right():
-    objective = made(head_init="zeros", loss="sigmoid", head_bias=-10.0)
-    assert loss_of(objective, some_batch(), started(objective))[0] == pytest.approx(10, rel=1e-3)
-
-
 @functools.cache
 def gradients(accumulate: int) -> Any:
     """Loss, aux and gradients as a function of the step that the keys come from; half of the last block is dropped."""
@@ -133,10 +128,9 @@ def gradients(accumulate: int) -> Any:
     return lambda step: function(params(), {}, batch, train_step.example_keys(0, step, BATCH), jnp.int32(0))
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-def test_accumulation_is_the_whole_batch_drop_path_included(accumulate: int):
+def test_accumulation_is_the_whole_batch_drop_path_included():
     value, aux, grads = gradients(1)(0)
-    ours = gradients(accumulate)(0)
+    ours = gradients(4)(0)
     assert float(ours[0]) == pytest.approx(float(value), rel=1e-5)
     assert float(ours[1].metrics["accuracy"]) == pytest.approx(float(aux.metrics["accuracy"]))
     for (name, a), b in zip(tree.named_leaves(ours[2]), jax.tree.leaves(grads), strict=True):
