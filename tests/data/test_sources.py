@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vitfm.config import ConfigError
-from vitfm.data import sources
+from vitfm.data import labels, sources
 
 
 class Toy(tfds.core.GeneratorBasedBuilder):
@@ -23,6 +23,7 @@ class Toy(tfds.core.GeneratorBasedBuilder):
             "label": tfds.features.ClassLabel(names=["cat", "dog"]),
             "weight": np.float32,
             "words": tfds.features.Sequence(tfds.features.Text()),
+            "seen": tfds.features.Sequence(tfds.features.ClassLabel(names=["leaf", "sky", "sea"])),
             "blob": tfds.features.Tensor(shape=(), dtype=np.object_),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
@@ -32,7 +33,8 @@ class Toy(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, n):
         for i in range(n):
-            yield i, {"image": b"\xff\xd8%d" % i, "label": i % 2, "weight": i / 2, "words": ["a"] * i, "blob": b"\xff"}
+            texts = {"words": ["a"] * i, "seen": ["sky"] * (i % 2), "blob": b"\xff"}
+            yield i, {"image": b"\xff\xd8%d" % i, "label": i % 2, "weight": i / 2, **texts}
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,17 @@ def test_reads_a_data_set_of_the_user(toy):
     assert [int(e["label"]) for e in examples] == [0, 1, 0, 1]
     assert examples[3]["weight"] == np.float32(1.5) and examples[3]["words"] == ("a", "a", "a")
     assert examples[0]["words"] == () and examples[0]["blob"] == b"\xff"
+
+
+def test_knows_its_class_labels(toy):
+    source = sources.make("tfds:toy:train")
+    assert source.classes("label") == ("cat", "dog")
+    assert source.classes("seen") == ("leaf", "sky", "sea")
+    assert source.classes("weight") is source.classes("words") is None
+    seen = labels.make(feature="seen", open_source=lambda: source)
+    assert seen.multi_label and seen.classes == ("leaf", "sky", "sea")
+    expected = [[0, int(example["label"]), 0] for example in source]
+    np.testing.assert_array_equal([seen(example) for example in source], expected)
 
 
 def test_scheme_may_be_a_module_of_the_user(tmp_path, monkeypatch):

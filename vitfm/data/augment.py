@@ -207,8 +207,8 @@ def erasing(
     Args:
       probability: share of the images that lose a rectangle.
       area: range of its area relative to the image's.
-      aspect: range of its height over width, drawn log-uniformly from the part of it for which the rectangle fits; it
-        has to hold 1, so that there is one.
+      aspect: range of its height over width, drawn log-uniformly from the part of it for which the rectangle fits, or
+        the nearest for which it does; it has to hold 1.
       fill: the colour at `mean`, or for each pixel a normal draw around it.
       path: of these options in the recipe, for messages.
 
@@ -235,8 +235,9 @@ def random_box(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """(top, left, bottom, right) of a rectangle inside an image, from four keys; see `erasing`."""
     share = jax.random.uniform(keys[0], (), minval=area[0], maxval=area[1])
-    low = jnp.log(jnp.maximum(aspect[0], share * height / width))  # There it is as wide as the image...
-    high = jnp.log(jnp.minimum(aspect[1], height / (width * share)))  # ... and there as high.
+    # Between these it fits: there it is as wide as the image, and there as high.
+    widest, highest = share * height / width, height / (width * share)
+    low, high = (jnp.log(jnp.clip(bound, widest, highest)) for bound in aspect)
     ratio = jnp.exp(jax.random.uniform(keys[1], (), minval=low, maxval=high))
     tall, wide = jnp.sqrt(share * height * width * ratio), jnp.sqrt(share * height * width / ratio)
     tall = jnp.clip(jnp.round(tall).astype(jnp.int32), 1, height)

@@ -156,6 +156,8 @@ def make(
     Raises:
       ConfigError: options that make no sense.
     """
+    if image_size < 1:
+        raise ConfigError(f"config.data.image_size = {image_size} must be at least 1.")
     tokenize = None if captions is None else config.call(_tokenizer.make, tokenizer, where="data.tokenizer")
     caption = None if captions is None else config.call(caption_sampler.make, captions, where="data.captions")
     centre = images.cutter(image_size, None, path="data.crop")

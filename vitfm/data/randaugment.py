@@ -9,7 +9,7 @@ all fifteen. A branch for each operation would make fifteen images of each, sinc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +25,23 @@ class Change(NamedTuple):
     """What a layer does to an 8-bit image.
 
     Attributes:
-      matrix: [2,3], see `ops.affine`.
-      table: int32 [3,256] or [256], see `ops.replaced`.
-      colour, sharpness: factors of `ops.blend8` with the image without colour, or smoothed.
+      matrix: float32 [2,3], see `ops.affine`.
+      table: int32 [3,256], see `ops.replaced`.
+      colour, sharpness: float32 factors of `ops.blend8` with the image without colour, and with it smoothed.
     """
 
-    matrix: jax.Array = np.eye(2, 3, dtype=np.float32)
-    table: jax.Array = np.arange(256)
-    colour: jax.Array = 1.0
-    sharpness: jax.Array = 1.0
+    matrix: jax.Array
+    table: jax.Array
+    colour: jax.Array
+    sharpness: jax.Array
+
+
+def change(
+    *, matrix: Any = np.eye(2, 3), table: Any = np.arange(256), colour: Any = 1.0, sharpness: Any = 1.0
+) -> Change:
+    """A change in some of these, the others leaving the image as it is; `table` may be one for all channels, [256]."""
+    table = jnp.broadcast_to(jnp.asarray(table, jnp.int32), (3, 256))
+    return Change(jnp.array(matrix, jnp.float32), table, jnp.float32(colour), jnp.float32(sharpness))
 
 
 def make(
@@ -79,11 +87,11 @@ def make(
     def draw(image: jax.Array, key: jax.Array) -> Change:
         keys = jax.random.split(key, 4)
         level = jnp.clip(magnitude + magnitude_std * jax.random.normal(keys[0]), 0, MAX_LEVEL) / MAX_LEVEL
-        changes = [*operations(image, level, jax.random.rademacher(keys[1]), increasing).values(), Change()]
+        changes = [*operations(image, level, jax.random.rademacher(keys[1]), increasing).values(), change()]
         nothing = len(changes) - 1
         chosen = jax.random.randint(keys[2], (), 0, nothing)
         chosen = jnp.where(jax.random.bernoulli(keys[3], probability), chosen, nothing)
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves)[chosen], *map(_alike, changes))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves)[chosen], *changes)
 
     def distort(image: jax.Array, key: jax.Array) -> jax.Array:
         image = jnp.round(image * 255).astype(jnp.int32)
@@ -115,29 +123,19 @@ def operations(image: jax.Array, level: jax.Array, sign: jax.Array, increasing: 
     shear, shift = 0.3 * level * sign, 0.45 * level * sign
     counts = ops.histogram(image)
     return {
-        "autocontrast": Change(table=ops.autocontrasted(counts)),
-        "equalize": Change(table=ops.equalized(counts)),
-        "invert": Change(table=ops.inverted()),
-        "rotate": Change(matrix=ops.rotation(30 * level * sign, height, width)),
-        "posterize": Change(table=ops.posterized(bits)),
-        "solarize": Change(table=ops.solarized(threshold)),
-        "solarize_add": Change(table=ops.solarized_add((level * 110).astype(jnp.int32))),
-        "colour": Change(colour=factor),
-        "contrast": Change(table=ops.blended(ops.luma8(image).mean(), factor)),
-        "brightness": Change(table=ops.blended(0, factor)),
-        "sharpness": Change(sharpness=factor),
-        "shear_x": Change(matrix=[[1, shear, 0], [0, 1, 0]]),
-        "shear_y": Change(matrix=[[1, 0, 0], [shear, 1, 0]]),
-        "translate_x": Change(matrix=[[1, 0, shift * width], [0, 1, 0]]),
-        "translate_y": Change(matrix=[[1, 0, 0], [0, 1, shift * height]]),
+        "autocontrast": change(table=ops.autocontrasted(counts)),
+        "equalize": change(table=ops.equalized(counts)),
+        "invert": change(table=ops.inverted()),
+        "rotate": change(matrix=ops.rotation(30 * level * sign, height, width)),
+        "posterize": change(table=ops.posterized(bits)),
+        "solarize": change(table=ops.solarized(threshold)),
+        "solarize_add": change(table=ops.solarized_add((level * 110).astype(jnp.int32))),
+        "colour": change(colour=factor),
+        "contrast": change(table=ops.blended(ops.luma8(image).mean(), factor)),
+        "brightness": change(table=ops.blended(0, factor)),
+        "sharpness": change(sharpness=factor),
+        "shear_x": change(matrix=[[1, shear, 0], [0, 1, 0]]),
+        "shear_y": change(matrix=[[1, 0, 0], [shear, 1, 0]]),
+        "translate_x": change(matrix=[[1, 0, shift * width], [0, 1, 0]]),
+        "translate_y": change(matrix=[[1, 0, 0], [0, 1, shift * height]]),
     }
-
-
-def _alike(change: Change) -> Change:
-    """The change in the shapes and types that all of them share."""
-    return Change(
-        jnp.array(change.matrix, jnp.float32),
-        jnp.broadcast_to(jnp.asarray(change.table, jnp.int32), (3, 256)),
-        jnp.asarray(change.colour, jnp.float32),
-        jnp.asarray(change.sharpness, jnp.float32),
-    )

@@ -101,6 +101,8 @@ def view(
     if count < 1:
         raise ConfigError(f"config.{path}.count = {count} must be at least 1.")
     size = image_size if size is None else size
+    if size < 1:
+        raise ConfigError(f"config.{path}.size = {size} must be at least 1.")
     several = not isinstance(augment, Mapping)
     if several and len(augment) != count:
         raise ConfigError(f"config.{path}.augment has {len(augment)} entries for count = {count} views.")
