@@ -56,10 +56,11 @@ def test_step_compares_equal_architectures(peer: str, tmp_path):
     assert all(value > 0 for row in result["summary"][peer].values() for value in row.values())
     parameters = {name: side["parameters"] for name, side in result["sides"][peer].items()}
     size = SIZES["nano"]
-    # A class token's own position is there a parameter besides; transformers counts its fixed positions, too.
+    # A class token's own position is there a parameter besides; transformers counts its fixed positions, too, and torch
+    # the gains of weight-normed prototypes, which stay 1.
     patches = (size.image_size // size.patch_size) ** 2
-    fixed = (patches + 1) * (size.width + size.decoder_width) - size.width if peer == "mae" else 0
-    assert parameters[peer] - parameters["vitfm"] == size.width + fixed
+    fixed = {"mae": (patches + 1) * (size.width + size.decoder_width) - size.width, "dino": size.prototypes}
+    assert parameters[peer] - parameters["vitfm"] == size.width + fixed.get(peer, 0)
 
 
 def test_clip_trains_and_evaluates_both_sides(tmp_path):

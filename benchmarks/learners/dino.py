@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,10 +20,8 @@ class Learner:
     """Learns from batches in NumPy: `views.global` and `views.local`, uint8 [B,V,H,W,3 or 4]."""
 
     def __init__(self, size: Size, *, learning_rate: float, weight_decay: float = 0.04):
-        encoder = timm.encoder(size, num_classes=0, dynamic_img_size=True)
-        head = lightly.models.modules.DINOProjectionHead(size.width, 2048, 256, size.prototypes, freeze_last_layer=-1)
-        self._student = torch.nn.Sequential(encoder, head)
-        self._teacher = copy.deepcopy(self._student).requires_grad_(False)
+        self._student, self._teacher = _network(size), _network(size).requires_grad_(False)
+        self._teacher.load_state_dict(self._student.state_dict())
         self._loss = lightly.loss.DINOLoss(size.prototypes)
         self._optimizer = optimizer(self._student, learning_rate, weight_decay)
         self.model = self._student
@@ -43,6 +40,12 @@ class Learner:
         with torch.no_grad():
             torch._foreach_lerp_(list(self._teacher.parameters()), list(self._student.parameters()), 1 - MOMENTUM)
         return loss.item()
+
+
+def _network(size: Size) -> torch.nn.Module:
+    encoder = timm.encoder(size, num_classes=0, dynamic_img_size=True)
+    head = lightly.models.modules.DINOProjectionHead(size.width, 2048, 256, size.prototypes, freeze_last_layer=-1)
+    return torch.nn.Sequential(encoder, head)
 
 
 def _pixels(views: np.ndarray) -> torch.Tensor:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitfm.models import transformer
 from vitfm.models.activations import ACTIVATIONS
 from vitfm.models.transformer import Attention, LayerNorm, Transformer
 
@@ -91,7 +92,7 @@ def test_recomputation_changes_neither_values_nor_gradients():
     params = jax.jit(Transformer(depth=2, num_heads=2).init)(jax.random.key(0), x, mask)
     for remat in (False, True):
         model = Transformer(depth=2, num_heads=2, remat=remat)
-        loss = lambda params, model=model: jnp.square(model.apply(params, x, mask)).mean()
+        loss = lambda params, model=model: jnp.square(model.apply(params, x, mask)[0]).mean()
         shapes.append(jax.eval_shape(model.init, jax.random.key(0), x, mask))
         results.append(jax.jit(jax.value_and_grad(loss))(params))
         residuals = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], params)
@@ -118,4 +119,39 @@ def test_compute_dtype_leaves_parameters_float32():
     x = jnp.ones((1, 3, 8), jnp.bfloat16)
     params = jax.eval_shape(model.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
-    assert jax.eval_shape(model.apply, params, x).dtype == jnp.bfloat16
+    assert jax.eval_shape(model.apply, params, x)[0].dtype == jnp.bfloat16
+
+
+def stacked(params: dict, depth: int) -> dict:
+    """Parameters of the unrolled form in that of the scanned one."""
+    blocks = [params[f"block_{layer:02d}"] for layer in range(depth)]
+    return {"norm": params["norm"], "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scanned_blocks_equal_unrolled_ones(remat: bool):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 8)), jnp.float32)
+    keys = jax.random.split(jax.random.key(1), 4)
+    options = {"depth": 3, "num_heads": 2, "drop_path_rate": 0.5}
+    unrolled, scanned = Transformer(**options), Transformer(**options, scan=True, remat=remat)
+    params = unrolled.init(jax.random.key(0), x)["params"]
+    run = lambda model, params: model.apply({"params": params}, x, None, keys, 2)
+    loss = lambda params, model: sum((tokens * jnp.sin(10 * x)).sum() for tokens in run(model, params)[1])
+    one, other = run(unrolled, params), run(scanned, stacked(params, 3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, other)
+    np.testing.assert_array_equal(other[0], other[1][-1])  # The last block's tokens are the result.
+    gradients = stacked(jax.grad(loss)(params, unrolled), 3)
+    found = jax.grad(loss)(stacked(params, 3), scanned)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradients, found)
+
+
+def test_drop_path_drops_whole_branches_and_keeps_their_mean():
+    x = jnp.ones((4096 * 3, 2))
+    keys = jax.random.split(jax.random.key(0), 4096)
+    found = transformer.drop_path(x, keys, 0, 0.25).reshape(4096, 6)
+    assert (found == found[:, :1]).all()
+    assert set(np.unique(found)) == {0.0, np.float32(1 / 0.75)}
+    np.testing.assert_allclose(found.mean(), 1, atol=0.03)
+    assert (found != transformer.drop_path(x, keys, 1, 0.25).reshape(4096, 6)).any()  # Each branch by itself.
+    np.testing.assert_array_equal(transformer.drop_path(x, None, 0, 0.25), x)
+    np.testing.assert_array_equal(found[:7], transformer.drop_path(x[:21], keys[:7], 0, 0.25).reshape(7, 6))
