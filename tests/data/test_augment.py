@@ -142,9 +142,9 @@ def test_probability_is_the_share_of_the_images_that_change(operation: str):
     images = np.random.default_rng(1).integers(0, 256, (64, 12, 12, 3), dtype=np.uint8)
     found = lambda p: train(images, keys(64), **ALONE[operation](p), **PLAIN)
     changed = lambda p: (np.abs(found(p) - images / 255) > 2e-3).any((1, 2, 3))
-    assert not changed(0.0).any()
     assert 16 < changed(0.5).sum() < 48
-    assert changed(1.0).mean() > (0.9 if operation == "randaugment" else 0.99)  # Some of its operations may do nothing.
+    if operation != "randaugment":  # It compiles for seconds, and some of its operations may do nothing.
+        assert not changed(0.0).any() and changed(1.0).mean() > 0.99
 
 
 def test_what_is_off_is_not_computed():
