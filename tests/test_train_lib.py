@@ -201,7 +201,9 @@ def test_an_evaluator_that_fails_costs_no_training(folder: pathlib.Path, monkeyp
     built = train_lib._evaluators
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_lib, "_evaluators", lambda p: {name: (when, fail) for name, (when, _) in built(p).items()})
+        patch.setattr(
+            train_lib, "_evaluators", lambda *given: {name: (when, fail) for name, (when, _) in built(*given).items()}
+        )
         with pytest.raises(Broken):
             train(folder / "broken", "--config.evals.validation.every=0")
     assert Checkpoints(folder / "broken/checkpoints").latest() == tiny.TOTAL
@@ -221,7 +223,7 @@ def test_evaluators_may_give_any_kind_of_number(folder: pathlib.Path, monkeypatc
         yield "test/picture", np.zeros((8, 8, 3), np.uint8)
 
     monkeypatch.setattr(
-        train_lib, "_evaluators", lambda p: {name: (when, give) for name, (when, _) in built(p).items()}
+        train_lib, "_evaluators", lambda *given: {name: (when, give) for name, (when, _) in built(*given).items()}
     )
     result = train(folder / "kinds", "--config.total=1")
     assert [result[f"test/any/{kind}"] for kind in ("float32", "int", "device")] == [0.5, 3.0, 0.25]
