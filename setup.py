@@ -54,6 +54,7 @@ setup(
             "pyarrow>=17",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "pyyaml>=6",
             "ruff>=0.6",
             "timm>=1.0.20",

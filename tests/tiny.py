@@ -20,8 +20,12 @@ from vitfm import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOTAL = 10
-# XLA ends a process where a device is 40 s late for a collective: on a crowded machine that is nobody's fault.
-PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_cpu_collective_timeout_seconds=600"
+# Tests compile for longer than they compute: without LLVM's optimisations they take half the time. And XLA ends a process
+# where a device is 40 s late for a collective: on a crowded machine that is nobody's fault.
+FLAGS = (
+    "--xla_backend_optimization_level=0 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_cpu_collective_timeout_seconds=600"
+)
 TIMED = ("seconds", "images_per_second", "data/wait")  # Numbers of a row that no two runs share.
 
 
@@ -80,7 +84,7 @@ def arguments(workdir: pathlib.Path, *overrides: str) -> list[str]:
 
 def environment(devices: int = 2) -> dict[str, str]:
     """For a process with so many virtual devices."""
-    flags = f"--xla_force_host_platform_device_count={devices} {PATIENT}"
+    flags = f"--xla_force_host_platform_device_count={devices} {FLAGS}"
     return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "32"}
 
 
