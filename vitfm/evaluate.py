@@ -66,7 +66,7 @@ def evaluate(
     workdirs.use_compile_cache(directory, p.recipe.compile_cache)
     fresh = lambda: (p.init(jax.random.key(p.recipe.seed)), 0.0)
     state, seconds = fresh() if untrained else _restored(p, directory, step)
-    models = _models(p, state, untrained)
+    models = {_UNTRAINED: p.evaluated(state)[""]} if untrained else p.evaluated(state)
     step, found = int(state.step), {}
     with Writer(directory) as writer:
         for number, (name, evaluator) in enumerate(evaluators.items(), 1):
@@ -160,13 +160,6 @@ def _restored(p: Program, directory: pathlib.Path, step: int | None) -> tuple[Tr
             raise ConfigError(f"The run in {directory} has saved no checkpoint yet; --random needs none.")
         state, meta = checkpoints.restore(p.shapes, step)
     return state, meta["seconds"]
-
-
-def _models(p: Program, state: TrainState, untrained: bool) -> dict[str, Any]:
-    """What metrics are prefixed with -> parameters: as during training, those trained and their moving average."""
-    models = {_UNTRAINED: state.params} if untrained else {"": state.params, "ema/": state.ema}
-    evaluated = lambda params: p.objective.evaluated(params, state.extra)
-    return {prefix: evaluated(params) for prefix, params in models.items() if params is not None}
 
 
 def _measured(evaluator: evaluation.Evaluate, models: Mapping[str, Any]) -> Iterator[tuple[str, evaluation.Value]]:

@@ -53,6 +53,12 @@ class Program:
     init: Callable[[jax.Array], TrainState]
     step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
 
+    def evaluated(self, state: TrainState) -> dict[str, Any]:
+        """What metrics are prefixed with -> the parameters they are of: those trained and their moving average."""
+        models = {"": state.params, "ema/": state.ema}
+        evaluated = lambda params: self.objective.evaluated(params, state.extra)
+        return {prefix: evaluated(params) for prefix, params in models.items() if params is not None}
+
 
 def build(recipe: Recipe) -> Program:
     """Everything that can be wrong with a recipe is found here, before anything compiles.

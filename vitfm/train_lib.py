@@ -82,7 +82,6 @@ def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: context
     trace = stack.enter_context(contextlib.ExitStack())
     first = checkpoints.latest() or 0
     start = None if first else _warm_start(built)
-    lineage = start and start.lineage
     return Session(
         built,
         times,
@@ -93,7 +92,7 @@ def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: context
         clock,
         trace,
         start=start,
-        lineage=lineage,
+        lineage=start and start.lineage,
         first=first,
     )
 
@@ -257,10 +256,9 @@ def _evaluate(session: Session, state: TrainState, step: int, names: Sequence[st
         return
     with session.clock("eval"):
         values: dict[str, float] = {}
-        for prefix, params in (("", state.params), ("ema/", state.ema)):
-            evaluated = None if params is None else session.program.objective.evaluated(params, state.extra)
-            for name in names if params is not None else ():
-                for metric, value in session.evaluators[name][1](evaluated):
+        for prefix, params in session.program.evaluated(state).items():
+            for name in names:
+                for metric, value in session.evaluators[name][1](params):
                     if np.ndim(value) == 0:
                         values[prefix + metric] = float(value)
                     else:

@@ -5,38 +5,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
+from tests.parity.adamw import ten_steps
 from tests.parity.reference import CLIP, CLIPTextCfg, CLIPVisionCfg, open_clip, randomise, relative_error, timm, torch
-from vitfm import optim, tree
+from tests.parity.weights import (
+    FORWARD,
+    GRADIENT,
+    OPEN_CLIP_BLOCK,
+    Row,
+    converted,
+    filters,
+    gradients,
+    patch_positions,
+    same,
+    timm_rows,
+    values,
+    worst,
+)
 from vitfm.data.pipeline import Facts
 from vitfm.losses import contrastive
 from vitfm.models import vit
 from vitfm.objectives import clip as objective
 
-FORWARD, GRADIENT = 1e-5, 1e-4
-Convert = Callable[[np.ndarray], np.ndarray]
-Row = tuple[str, str, Convert]  # Our parameter's path, the reference's name, what turns theirs into ours.
-
-
-@pytest.fixture(autouse=True)
-def _float32() -> Iterator[None]:
-    with jax.default_matmul_precision("highest"):
-        yield
-
-
-# The weight map. An axis that ours splits (heads; q, k, v) is split by the reshape that follows every row.
-same: Convert = lambda w: w
-transposed: Convert = lambda w: w.T
-filters: Convert = lambda w: w.transpose(2, 3, 1, 0)  # [D, C, p, p] -> [p, p, C, D], read as [p*p*C, D].
-patch_positions: Convert = lambda w: w[1:]  # The class token's own is in our class token.
 OPEN_CLIP: tuple[Row, ...] = (
     ("logit_scale", "logit_scale", same),
     ("image/projection/kernel", "visual.proj", same),
@@ -53,33 +49,6 @@ OPEN_CLIP: tuple[Row, ...] = (
     ("text/tower/transformer/norm/scale", "ln_final.weight", same),
     ("text/tower/transformer/norm/bias", "ln_final.bias", same),
 )
-OPEN_CLIP_BLOCK: tuple[Row, ...] = (
-    ("attention_norm/scale", "ln_1.weight", same),
-    ("attention_norm/bias", "ln_1.bias", same),
-    ("attention/qkv/kernel", "attn.in_proj_weight", transposed),
-    ("attention/qkv/bias", "attn.in_proj_bias", same),
-    ("attention/out/kernel", "attn.out_proj.weight", transposed),
-    ("attention/out/bias", "attn.out_proj.bias", same),
-    ("mlp_norm/scale", "ln_2.weight", same),
-    ("mlp_norm/bias", "ln_2.bias", same),
-    ("mlp/up/kernel", "mlp.c_fc.weight", transposed),
-    ("mlp/up/bias", "mlp.c_fc.bias", same),
-    ("mlp/down/kernel", "mlp.c_proj.weight", transposed),
-    ("mlp/down/bias", "mlp.c_proj.bias", same),
-)
-TIMM: tuple[Row, ...] = (
-    ("position", "pos_embed", same),
-    ("stem/patch/kernel", "patch_embed.proj.weight", filters),
-    ("stem/patch/bias", "patch_embed.proj.bias", same),
-    ("transformer/norm/scale", "norm.weight", same),
-    ("transformer/norm/bias", "norm.bias", same),
-)
-_TIMM_NAMES = {"ln_1": "norm1", "ln_2": "norm2", "attn.in_proj_": "attn.qkv.", "attn.out_proj": "attn.proj"}
-_TIMM_NAMES |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
-
-
-def _timm_name(name: str) -> str:
-    return functools.reduce(lambda name, pair: name.replace(*pair), _TIMM_NAMES.items(), name)
 
 
 def open_clip_rows(image_depth: int, text_depth: int) -> list[Row]:
@@ -89,43 +58,6 @@ def open_clip_rows(image_depth: int, text_depth: int) -> list[Row]:
             block = f"{tower}/tower/transformer/block_{layer:02d}/", f"{prefix}transformer.resblocks.{layer}."
             rows += [(block[0] + ours, block[1] + theirs, convert) for ours, theirs, convert in OPEN_CLIP_BLOCK]
     return rows
-
-
-def timm_rows(depth: int) -> list[Row]:
-    block = [(ours, _timm_name(theirs), convert) for ours, theirs, convert in OPEN_CLIP_BLOCK]
-    return list(TIMM) + [
-        (f"transformer/block_{layer:02d}/{ours}", f"blocks.{layer}.{theirs}", convert)
-        for layer in range(depth)
-        for ours, theirs, convert in block
-    ]
-
-
-def converted(rows: list[Row], theirs: Mapping[str, np.ndarray], like: Any) -> Any:
-    """The reference's tensors, values or gradients, as a tree like `like`; every name on both sides is used once."""
-    names = [name for name, _ in tree.named_leaves(like)]
-    assert sorted(names) == sorted(ours for ours, _, _ in rows)
-    assert sorted(theirs) == sorted(name for _, name, _ in rows)
-    convert = {ours: (name, function) for ours, name, function in rows}
-
-    def leaf(path: Any, like: Any) -> np.ndarray:
-        name, function = convert[tree.name(path)]
-        return np.ascontiguousarray(function(theirs[name])).reshape(like.shape)
-
-    return jax.tree_util.tree_map_with_path(leaf, like)
-
-
-def values(module: Any) -> dict[str, np.ndarray]:
-    return {name: parameter.detach().numpy().copy() for name, parameter in module.named_parameters()}
-
-
-def gradients(module: Any) -> dict[str, np.ndarray]:
-    return {name: parameter.grad.numpy().copy() for name, parameter in module.named_parameters()}
-
-
-def worst(ours: Any, theirs: Any) -> tuple[float, str]:
-    """The largest relative error among the leaves of two trees, and where it is."""
-    pairs = zip(tree.named_leaves(ours), jax.tree.leaves(theirs), strict=True)
-    return max((relative_error(a, b), name) for (name, a), b in pairs)
 
 
 # The loss.
@@ -327,31 +259,9 @@ def test_ten_steps_of_adamw_follow_torch():
     with torch.no_grad():  # Adam would move class token and its position both, ours once: only one is left to move.
         theirs["visual.positional_embedding"][0] = 0
     theirs["visual.positional_embedding"].register_hook(lambda grad: grad.index_fill(0, torch.tensor([0]), 0.0))
-    params = both.params()
-    spec = {"name": "adamw", "learning_rate": 3e-3, "b2": 0.98, "weight_decay": 0.2, "clip_norm": None}
-    spec |= {"schedule": {"name": "constant"}}
-    optimizer, _ = optim.make(spec, both.like, total=10, to_steps=lambda duration, where: int(duration))
     decays = {theirs for ours, theirs, _ in both.rows if ours.rsplit("/")[-1] in ("kernel", "embedding", "position")}
-    groups = [
-        {"params": [p for n, p in theirs.items() if n in decays], "weight_decay": 0.2},
-        {"params": [p for n, p in theirs.items() if n not in decays], "weight_decay": 0.0},
-    ]
-    reference = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.98), eps=1e-8)
-
-    @jax.jit
-    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state, losses = optimizer.init(params), []
-    for _ in range(10):
-        value, grads, *_ = evaluate(params)
-        params, state = step(params, state, grads)
-        their_value = both.their_loss()
-        their_value.backward()
-        reference.step()
-        losses.append((float(value), float(their_value.detach())))
-    ours, torchs = np.array(losses).T
+    rates = {"learning_rate": 3e-3, "b2": 0.98, "weight_decay": 0.2}
+    ours, torchs = ten_steps(evaluate, both.params(), both.their_loss, theirs, decays, **rates)
     np.testing.assert_allclose(ours, torchs, rtol=1e-4)
     assert ours[-1] < 0.5 * ours[0]  # Both went somewhere.
 

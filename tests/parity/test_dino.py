@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.parity.reference import lightly, randomise, relative_error, timm, torch
-from tests.parity.test_clip import (
+from tests.parity.weights import (
     FORWARD,
     GRADIENT,
     Row,
@@ -27,13 +26,6 @@ from tests.parity.test_clip import (
 from vitfm.losses import distillation
 from vitfm.models.prototypes import Prototypes
 from vitfm.objectives import dino
-
-
-@pytest.fixture(autouse=True)
-def _float32() -> Iterator[None]:
-    with jax.default_matmul_precision("highest"):
-        yield
-
 
 HEAD: tuple[Row, ...] = (
     ("hidden_0/kernel", "layers.0.weight", transposed),

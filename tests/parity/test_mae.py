@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-import transformers
 
-from tests.parity.reference import randomise, relative_error, torch
-from tests.parity.test_clip import (
+from tests.parity.adamw import ten_steps
+from tests.parity.reference import randomise, relative_error, torch, transformers
+from tests.parity.weights import (
     FORWARD,
     GRADIENT,
+    TRANSFORMERS_BLOCK,
     Row,
     converted,
     filters,
+    fused,
     same,
     transposed,
     values,
     worst,
 )
-from vitfm import optim
 from vitfm.models import mae_decoder, vit
 from vitfm.objectives import mae
-
-
-@pytest.fixture(autouse=True)
-def _float32() -> Iterator[None]:
-    with jax.default_matmul_precision("highest"):
-        yield
-
 
 # The weight map; `qkv` is what the reference keeps in three.
 OUTER: tuple[Row, ...] = (
@@ -52,20 +45,6 @@ OUTER: tuple[Row, ...] = (
     ("decoder/pixels/kernel", "decoder.decoder_pred.weight", transposed),
     ("decoder/pixels/bias", "decoder.decoder_pred.bias", same),
 )
-BLOCK: tuple[Row, ...] = (
-    ("attention_norm/scale", "layernorm_before.weight", same),
-    ("attention_norm/bias", "layernorm_before.bias", same),
-    ("attention/qkv/kernel", "attention.qkv_proj.weight", transposed),
-    ("attention/qkv/bias", "attention.qkv_proj.bias", same),
-    ("attention/out/kernel", "attention.o_proj.weight", transposed),
-    ("attention/out/bias", "attention.o_proj.bias", same),
-    ("mlp_norm/scale", "layernorm_after.weight", same),
-    ("mlp_norm/bias", "layernorm_after.bias", same),
-    ("mlp/up/kernel", "mlp.fc1.weight", transposed),
-    ("mlp/up/bias", "mlp.fc1.bias", same),
-    ("mlp/down/kernel", "mlp.fc2.weight", transposed),
-    ("mlp/down/bias", "mlp.fc2.bias", same),
-)
 FIXED = ("vit.embeddings.position_embeddings", "decoder.decoder_pos_embed")
 
 
@@ -77,17 +56,8 @@ def rows_of(depth: int, decoder_depth: int) -> list[Row]:
     ):
         for layer in range(layers):
             block = f"{ours}/transformer/block_{layer:02d}/", f"{theirs}.{layer}."
-            rows += [(block[0] + mine, block[1] + name, convert) for mine, name, convert in BLOCK]
+            rows += [(block[0] + mine, block[1] + name, convert) for mine, name, convert in TRANSFORMERS_BLOCK]
     return rows
-
-
-def fused(named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Queries, keys and values in one."""
-    result = {name: value for name, value in named.items() if not any(f"{x}_proj" in name for x in "qkv")}
-    for name in (name for name in named if "q_proj" in name):
-        parts = [named[name.replace("q_proj", f"{x}_proj")] for x in "qkv"]
-        result[name.replace("q_proj", "qkv_proj")] = np.concatenate(parts)
-    return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,31 +231,9 @@ def test_loss_and_gradient_of_every_parameter_are_theirs(name: str):
 
 def test_ten_steps_of_adamw_follow_torch():
     both, evaluate = Pair(CASES["normalised"]), pair("normalised").evaluate  # One batch; the torch side is its own.
-    params = both.params()
-    spec = {"name": "adamw", "learning_rate": 3e-3, "b2": 0.95, "weight_decay": 0.05, "clip_norm": None}
-    spec |= {"schedule": {"name": "constant"}}
-    optimizer, _ = optim.make(spec, both.like, total=10, to_steps=lambda duration, where: int(duration))
     learned = {name: p for name, p in both.theirs.named_parameters() if name not in FIXED}
-    decays = lambda p: p.ndim in (2, 4)  # Matrices and filters, as ours; not the tokens of three axes.
-    groups = [
-        {"params": [p for p in learned.values() if decays(p)], "weight_decay": 0.05},
-        {"params": [p for p in learned.values() if not decays(p)], "weight_decay": 0.0},
-    ]
-    reference = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.95), eps=1e-8)
-
-    @jax.jit
-    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state, losses = optimizer.init(params), []
-    for _ in range(10):
-        value, grads, _ = evaluate(params)
-        params, state = step(params, state, grads)
-        their_value = both.run_theirs().loss
-        their_value.backward()
-        reference.step()
-        losses.append((float(value), float(their_value.detach())))
-    ours, torchs = np.array(losses).T
+    decays = {name for name, p in learned.items() if p.ndim in (2, 4)}  # As ours; not the tokens of three axes.
+    rates = {"learning_rate": 3e-3, "b2": 0.95, "weight_decay": 0.05}
+    ours, torchs = ten_steps(evaluate, both.params(), lambda: both.run_theirs().loss, learned, decays, **rates)
     np.testing.assert_allclose(ours, torchs, rtol=1e-4)
     assert ours[-1] < 0.8 * ours[0]  # Both went somewhere.

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-import transformers
 
-from tests.parity.reference import randomise, relative_error, timm, torch
-from tests.parity.test_clip import (
+from tests.parity.adamw import ten_steps
+from tests.parity.reference import randomise, relative_error, timm, torch, transformers
+from tests.parity.weights import (
     FORWARD,
     GRADIENT,
+    TRANSFORMERS_BLOCK,
     Row,
     converted,
     filters,
+    fused,
     gradients,
     same,
     timm_rows,
@@ -31,18 +32,9 @@ from tests.parity.test_clip import (
     values,
     worst,
 )
-from tests.parity.test_mae import BLOCK, fused
-from vitfm import optim
 from vitfm.data.pipeline import Facts
 from vitfm.losses import classification
 from vitfm.objectives import supervised
-
-
-@pytest.fixture(autouse=True)
-def _float32() -> Iterator[None]:
-    with jax.default_matmul_precision("highest"):
-        yield
-
 
 # The losses.
 
@@ -142,7 +134,7 @@ class Case:
             return list(TRANSFORMERS) + [
                 (f"encoder/transformer/block_{layer:02d}/{ours}", f"vit.layers.{layer}.{theirs}", convert)
                 for layer in range(self.depth)
-                for ours, theirs, convert in BLOCK
+                for ours, theirs, convert in TRANSFORMERS_BLOCK
             ]
         tower = [(f"encoder/{ours}", theirs, convert) for ours, theirs, convert in timm_rows(self.depth)]
         if self.pool == "gap":
@@ -285,30 +277,8 @@ def test_ten_steps_of_adamw_follow_torch():
     with torch.no_grad():  # Adam would move class token and its position both, ours once: only one is left to move.
         theirs[position][:, 0] = 0
     theirs[position].register_hook(lambda grad: grad.index_fill(1, torch.tensor([0]), 0.0))
-    params = both.params()
-    spec = {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1, "clip_norm": None}
-    spec |= {"schedule": {"name": "constant"}}
-    optimizer, _ = optim.make(spec, both.like, total=10, to_steps=lambda duration, where: int(duration))
-    decays = [name for name, p in theirs.items() if p.ndim in (2, 4) or name == position]
-    groups = [
-        {"params": [theirs[name] for name in decays], "weight_decay": 0.1},
-        {"params": [p for name, p in theirs.items() if name not in decays], "weight_decay": 0.0},
-    ]
-    reference = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
-
-    @jax.jit
-    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state, losses = optimizer.init(params), []
-    for _ in range(10):
-        value, grads, _ = evaluate(params)
-        params, state = step(params, state, grads)
-        their_value, _ = both.run_theirs()
-        their_value.backward()
-        reference.step()
-        losses.append((float(value), float(their_value.detach())))
-    ours, torchs = np.array(losses).T
+    decays = {name for name, p in theirs.items() if p.ndim in (2, 4) or name == position}
+    rates = {"learning_rate": 1e-3, "b2": 0.999, "weight_decay": 0.1}
+    ours, torchs = ten_steps(evaluate, both.params(), lambda: both.run_theirs()[0], theirs, decays, **rates)
     np.testing.assert_allclose(ours, torchs, rtol=1e-4)
     assert ours[-1] < 0.5 * ours[0]  # Both went somewhere.

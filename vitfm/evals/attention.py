@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vitfm.config import ConfigError
-from vitfm.evals import base
+from vitfm.evals import base, embeddings
 from vitfm.metrics import attention_maps, pictures
 
 
@@ -24,15 +23,11 @@ def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> 
       ConfigError: no image is asked for, or the model has no class token.
     """
     context.need("attention", "attention")
-    if count < 1:
-        raise ConfigError(f"config.{context.where}.count = {count} must be at least 1.")
-    images = context.open_source(source)
-    chosen = base.Chosen(images, np.linspace(0, len(images) - 1, min(count, len(images))).astype(int).tolist())
+    chosen = context.spread(source, count)
     batch_size = context.batch_size(len(chosen))
 
     def evaluate(params: Any) -> Iterator[tuple[str, base.Value]]:
-        (batch,) = context.batches(chosen, batch_size)
-        heads = np.asarray(context.predict["attention"](params, batch["image"]))[: len(chosen)]
+        heads = embeddings.of_images(context, params, chosen, batch_size, "attention")
         maps = np.concatenate([heads.mean(1, keepdims=True), heads], axis=1)
         rows = []
         for example, row in zip(chosen, maps, strict=True):

@@ -150,6 +150,17 @@ class Context:
         numbers = lambda values: np.array([index[value] for value in values])
         return numbers(train_values), numbers(test_values), names
 
+    def spread(self, source: str, count: int) -> Chosen:
+        """At most `count` examples of a source, spread evenly over it, for pictures.
+
+        Raises:
+          ConfigError: none is asked for.
+        """
+        if count < 1:
+            raise config.ConfigError(f"config.{self.where}.count = {count} must be at least 1.")
+        images = self.open_source(source)
+        return Chosen(images, np.linspace(0, len(images) - 1, min(count, len(images))).astype(int).tolist())
+
     def _column(self, source: str, feature: str) -> list[Any]:
         """`feature` of a source by its name; read once for all evaluators."""
         if (source, feature) not in self.shared.columns:
