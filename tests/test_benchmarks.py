@@ -12,7 +12,16 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import clip_vs_open_clip, equal_time, step, supervised_vs_timm, tables, workers
+from benchmarks import (
+    clip_vs_open_clip,
+    equal_time,
+    mae_saving,
+    representations,
+    step,
+    supervised_vs_timm,
+    tables,
+    workers,
+)
 from benchmarks.learners import vitfm
 from benchmarks.sizes import SIZES
 from vitfm import recipe as recipes
@@ -85,7 +94,25 @@ def test_clip_trains_and_evaluates_both_sides(tmp_path):
     assert result["runs"]["open_clip"][0]["metrics"].keys() == result["runs"]["vitfm"][0]["metrics"].keys()
 
 
-@pytest.mark.parametrize("module", [step, clip_vs_open_clip, supervised_vs_timm])
+def test_masking_is_measured(tmp_path):
+    options = ("--config=configs/mae.py:tiny", "--batch=8", "--steps=1", "--rounds=2")
+    text, result = run("mae_saving", tmp_path / "mae.json", *options)
+    assert all(name in text for name in (*mae_saving.COLUMNS, "masked", "all visible", "ratio"))
+    assert [result["summary"][name]["visible"] for name in ("masked", "all visible")] == [16, 63]
+    assert all(len(times) == 2 for times in result["milliseconds"].values())
+    assert result["summary"]["ratio"]["temporaries_gib"] < 1
+
+
+def test_representations_are_compared(tmp_path):
+    options = ("--recipes=mae", "--arg=tiny", "--seeds=3", f"--workdir={tmp_path}")
+    text, result = run("representations", tmp_path / "table.json", *options)
+    rows = {"raw pixels", "untrained, mae", "mae"}
+    assert result["values"].keys() == rows and all(name in text for name in (*rows, *representations.METRICS))
+    assert all(0.05 < value[0] < 1 for row in result["values"].values() for value in row.values())  # Chance is 0.01.
+    assert json.loads((tmp_path / "mae_3" / "config.json").read_text())["seed"] == 3
+
+
+@pytest.mark.parametrize("module", [step, clip_vs_open_clip, supervised_vs_timm, mae_saving, representations])
 def test_help_teaches(module, capsys):
     with pytest.raises(SystemExit):
         module.main(["--help"])
