@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from vitfm import config as config_lib
 from vitfm import main, train_lib
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.diagnose import Diverged
@@ -266,3 +267,19 @@ def test_a_run_starts_from_another(plain: pathlib.Path, folder: pathlib.Path) ->
         shutil.move(plain.with_name("moved"), plain)
     assert lineage(4) == lineage(2)
     tiny.assert_equal_bits(tiny.state(workdir, 4), new)
+
+
+def test_a_teacher_starts_from_the_same_run_as_its_student(plain: pathlib.Path, folder: pathlib.Path) -> None:
+    config = config_lib.load_file("configs/dino.py:tiny").to_dict()
+    tower = {**tiny.get_config().to_dict()["objective"]["image"], "name": "vit"}
+    config["objective"] |= {"model": tower, "prototypes": 8, "hidden_dim": 16, "bottleneck_dim": 8, "momentum": 1.0}
+    config["init"] = {"run": str(plain), "take": {"encoder": "image/tower"}, "fresh": ["^head"]}
+    train_lib.train({**config, "total": 2, "batch_size": 16, "evals": {}, "checkpoint": {}}, str(folder / "dino"))
+    old, new = tiny.state(plain), tiny.state(folder / "dino", 2)
+    encoder = [name for name in new if name.startswith("extra.teacher.encoder") and "position" not in name]
+    assert len(encoder) > 10
+    for name in encoder:
+        start = name.replace("extra.teacher.encoder", "params.image.tower")
+        np.testing.assert_array_equal(new[name], old[start], err_msg=name)
+    moved = "params.encoder.transformer.norm.scale"
+    assert not np.array_equal(new[moved], new[moved.replace("params", "extra.teacher")])  # The student has learned.

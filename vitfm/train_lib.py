@@ -22,6 +22,7 @@ from vitfm.checkpoint import warm_start
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.data import loader as loading
 from vitfm.evals import base as evaluation
+from vitfm.interop import imported
 from vitfm.intervals import Every
 from vitfm.metrics import progress
 from vitfm.metrics.timers import Timers, share
@@ -101,9 +102,8 @@ def _warm_start(p: Program) -> warm_start.Start | None:
     """What a new run takes from another's checkpoint, where its recipe names one."""
     if p.recipe.init is None:
         return None
-    return config_lib.call(
-        warm_start.make, p.recipe.init, where="init", params=p.shapes.params, resize=vit.resize_position
-    )
+    context = {"params": p.shapes.params, "resize": vit.resize_position, "foreign": imported.leaves_of}
+    return config_lib.call(warm_start.make, p.recipe.init, where="init", **context)
 
 
 def _begin(session: Session, stack: contextlib.ExitStack) -> None:
@@ -132,7 +132,7 @@ def _restore_or_start(session: Session) -> TrainState:
         return state
     params = warm_start.onto(session.start, state.params)
     ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)  # Both are donated: none is the other.
-    return state.replace(params=params, ema=ema)
+    return state.replace(params=params, ema=ema, extra=p.objective.started(params, state.extra))
 
 
 def _train(session: Session, state: TrainState, signals: interrupt.Signals) -> None:

@@ -46,6 +46,11 @@ def _unchanged(params: Params, extra: Extra, step: jax.Array) -> Extra:
     return extra
 
 
+def as_initialised(params: Params, extra: Extra) -> Extra:
+    """`extra` itself: that of most objectives depends on no parameter's value."""
+    return extra
+
+
 def as_trained(params: Params, extra: Extra) -> Params:
     """`params` themselves: what most objectives are evaluated by."""
     return params
@@ -62,6 +67,8 @@ class Objective:
       loss: (params, extra, batch, key, step) -> (scalar, Aux).
       after_update: (params, extra, step) -> extra, once the optimizer has moved `params`; `extra` has what the loss
         changed in it already.
+      started: (params, extra) -> extra, where `params` came from another run's checkpoint instead of `init`: what
+        copies them, such as a teacher, follows.
       constrain: params -> params, a projection applied after each update (a clamp on a scale).
       predict: name -> function (params, array, ...) -> array, for evaluators and `vitfm.load`; those with "text" in
         their name take token ids and their mask, all others preprocessed images.
@@ -79,6 +86,7 @@ class Objective:
     predict: Mapping[str, Callable[..., jax.Array]]
     accumulate: Literal["mean", "cached"] | None
     after_update: Callable[[Params, Extra, jax.Array], Extra] = _unchanged
+    started: Callable[[Params, Extra], Extra] = as_initialised
     constrain: Callable[[Params], Params] = lambda params: params
     evaluated: Callable[[Params, Extra], Params] = as_trained
     embed: Callable[..., Any] | None = None

@@ -130,6 +130,7 @@ def make(
         probes.predictions(encoder),
         accumulate="mean" if centering == "centre" else None,  # Exact: the centre is linear in the batch.
         after_update=after_update,
+        started=lambda params, extra: {**extra, "teacher": jax.tree.map(jnp.copy, params)},
         evaluated=lambda params, extra: extra["teacher"],
         why_not="Sinkhorn-Knopp shares the prototypes out among the whole batch at once. "
         "Take centering = 'centre', or a smaller batch.",
