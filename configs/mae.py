@@ -13,15 +13,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/mae.py:tiny` is a minute's rehearsal of every part of it."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total = "12 epochs"
-    config.batch_size = 256
+    config.total = "14 epochs"
+    config.batch_size = 128
     config.log_every = "1%"
     config.checkpoint = {"every": "25%", "keep": 2}
 
     config.objective = {
         "name": "mae",
-        "model": {"patch_size": 8, "hidden_dim": 192, "depth": 6, "num_heads": 3},
-        "decoder": {"hidden_dim": 96, "depth": 2, "num_heads": 3},
+        "model": {"patch_size": 8, "hidden_dim": 192, "depth": 4, "num_heads": 3},
+        "decoder": {"hidden_dim": 96, "depth": 1, "num_heads": 3},
         "mask_ratio": 0.75,
         "norm_pix": True,
     }
@@ -36,9 +36,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "threads": 1,
     }
     config.optim = {
-        "name": "adamw",
-        "learning_rate": 1e-3,
-        "b2": 0.95,
+        "name": "muon",
+        "learning_rate": 4e-3,
         "schedule": {"name": "cosine", "warmup": "5%"},
         "weight_decay": 0.05,
     }
@@ -58,5 +57,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.total = "20 steps"
         config.batch_size = 64
         config.objective.model.update({"hidden_dim": 64, "depth": 2, "num_heads": 2})
-        config.objective.decoder.update({"hidden_dim": 32, "depth": 1, "num_heads": 2})
+        config.objective.decoder.update({"hidden_dim": 32, "num_heads": 2})
     return config
