@@ -10,6 +10,7 @@ import pytest
 
 import vitfm
 from tests import tiny
+from vitfm import config as config_lib
 from vitfm import main, train_lib
 from vitfm import recipe as recipes
 from vitfm import run as runs
@@ -171,3 +172,18 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path, workdir: pathli
     with pytest.raises(CheckpointError, match=r"5 (is damaged|can't be read).*Step 4 is intact"):
         vitfm.load(str(broken))
     assert vitfm.load(str(broken), step=4).step == 4
+
+
+def test_a_classifier_is_loaded_where_its_data_is_not(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    config = config_lib.load_file("configs/supervised.py:tiny").to_dict()
+    config["objective"]["model"] = {"name": "vit", "patch_size": 16, "hidden_dim": 16, "depth": 1, "num_heads": 1}
+    config |= {"total": 1, "batch_size": 8, "evals": {}, "checkpoint": {}, "accumulate": 1}
+    train_lib.train(config, str(tmp_path / "run"))
+
+    def gone(name: str) -> None:
+        raise AssertionError(f"{name} is opened")
+
+    monkeypatch.setattr(sources, "make", gone)
+    run = vitfm.load(str(tmp_path / "run"))
+    assert run.logits(np.stack([picture(40, 30)])).shape == (1, 98)
+    assert len(set(run.config.data.label.classes)) == 98

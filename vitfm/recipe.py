@@ -99,6 +99,15 @@ def plain(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, An
     return config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
 
 
+def with_classes(config: Mapping[str, Any], facts: pipeline.Facts) -> dict[str, Any]:
+    """`config` with the classes that were read from the data, so that the model can be loaded where the data is not."""
+    label = config["data"].get("label")
+    if label is None:
+        return dict(config)
+    known = {"classes": list(facts.classes), "multi_label": facts.multi_label}
+    return {**config, "data": {**config["data"], "label": {**label, **known}}}
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines `key: old -> new` for the keys that decide what is learned."""
     lines = config_lib.differences(old, new)

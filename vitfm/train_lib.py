@@ -74,6 +74,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
 def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: contextlib.ExitStack) -> Session:
     """All that can be wrong with a run is found here, before anything compiles or is written."""
     built = program.build(recipes.parse(config))
+    config = recipes.with_classes(config, built.data.facts)
     times = intervals.make(built)
     evaluators = _evaluators(built, workdir)
     directory = workdirs.claim(workdir, config)
