@@ -16,6 +16,7 @@ from vitfm.models.transformer import Attention, LayerNorm, Transformer
 PLAIN = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 POINTS = np.concatenate([np.linspace(-12, 12, 2401), [0.0, -0.0, 30, -30, 1e3, -1e3, 1e6, -1e6]]).astype(np.float32)

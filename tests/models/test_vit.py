@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vitfm.config import ConfigError
+from vitfm.models import stem as stems
 from vitfm.models import vit
 
 SMALL: dict[str, Any] = {"image_size": 32, "patch_size": 8, "hidden_dim": 16, "depth": 1, "num_heads": 2}
@@ -87,6 +88,7 @@ def test_options_change_the_parameters_they_name():
 
     plain = names()
     assert names(pool="cls") - plain == {"class_token"}
+    assert names(pool="cls", class_position=True) - plain == {"class_token", "class_position"}
     assert names(pre_norm=True) - plain == {"pre_norm/scale", "pre_norm/bias"}
     assert plain - names(stem_bias=False) == {"stem/patch/bias"}
     assert {name.split("/")[1] for name in names(stem="conv") - plain} == {"patches", "norm_0", "conv_0_kernel"}
@@ -100,7 +102,7 @@ def test_convolution_as_a_product_is_the_convolution(shape: tuple[int, ...]):
     def gradients(convolve: Callable[..., jax.Array]) -> tuple[jax.Array, ...]:
         return convolve(x, kernel), *jax.grad(lambda *a: (convolve(*a) * weight).sum(), (0, 1))(x, kernel)
 
-    for ours, plain in zip(gradients(vit._convolve_as_product), gradients(vit._convolve), strict=True):
+    for ours, plain in zip(gradients(stems._convolve_as_product), gradients(stems._convolve), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
 
 

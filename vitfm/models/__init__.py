@@ -35,5 +35,20 @@ class Features:
 
 
 def make(spec: Mapping[str, Any], *, where: str, **context: Any) -> nn.Module:
-    """The module that `spec["name"]` names, made with the other keys of `spec`."""
-    return config.build("models", spec, where=where, **context)
+    """The module that `spec["name"]` names, made with the other keys of `spec`, where `size` stands for several."""
+    return config.build("models", sized(spec, where), where=where, **context)
+
+
+def sized(spec: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`spec` with the options that its `size` stands for, a name in `SIZES` of the model's module; given ones win.
+
+    Raises:
+      ConfigError: the module has no such size.
+    """
+    if "size" not in spec or not isinstance(spec.get("name"), str):
+        return dict(spec)
+    sizes = getattr(config.module("models", spec["name"]), "SIZES", {})
+    if spec["size"] not in sizes:
+        known = config.nearest(spec["size"], list(sizes))
+        raise config.ConfigError(f"config.{where}.size = {spec['size']!r} is no size of {spec['name']}: {known}")
+    return {**sizes[spec["size"]], **{key: value for key, value in spec.items() if key != "size"}}

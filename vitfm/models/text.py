@@ -1,4 +1,4 @@
-"""Text transformer of CLIP (Radford et al. 2021, arXiv:2103.00020, section 2.4)."""
+"""Text transformers of CLIP (Radford et al. 2021, arXiv:2103.00020, section 2.4) and SigLIP (arXiv:2303.15343)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from vitfm.config import ConfigError
 from vitfm.models import Features
 from vitfm.models.activations import Activation
-from vitfm.models.transformer import Transformer
+from vitfm.models.transformer import Remat, Transformer
+
+Pool = Literal["last", "mean", "final"]
 
 
 class TextTransformer(nn.Module):
@@ -19,27 +21,35 @@ class TextTransformer(nn.Module):
 
     vocab_size: int
     length: int
-    hidden_dim: int
+    width: int
     depth: int
     num_heads: int
     mlp_dim: int | None
     causal: bool
-    pool: Literal["last", "mean"]
+    see_padding: bool
+    pool: Pool
+    projection_dim: int | None
     activation: Activation
     epsilon: float
-    remat: bool
+    remat: bool | Remat
     dtype: jnp.dtype
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the pooled output."""
+        return self.projection_dim or self.width
 
     @nn.compact
     def __call__(self, text: jax.Array, text_mask: jax.Array) -> Features:
         length = text.shape[1]
         if length > self.length:
             raise ValueError(f"text of {length} tokens for a tower of {self.length}")
-        embedding = self.param("embedding", nn.initializers.normal(0.02), (self.vocab_size, self.hidden_dim))
-        position = self.param("position", nn.initializers.normal(0.01), (self.length, self.hidden_dim))
+        embedding = self.param("embedding", nn.initializers.normal(0.02), (self.vocab_size, self.width))
+        position = self.param("position", nn.initializers.normal(0.01), (self.length, self.width))
         x = (jnp.take(embedding, text, axis=0) + position[:length]).astype(self.dtype)
         # Under a causal mask no token sees the padding behind it, so only the other form needs the padding masked.
-        mask = jnp.tri(length, dtype=bool)[None] if self.causal else text_mask[:, None, :].repeat(length, 1)
+        mask = None if self.see_padding else text_mask[:, None, :].repeat(length, 1)
+        mask = jnp.tri(length, dtype=bool)[None] if self.causal else mask
         tokens, _ = Transformer(
             self.depth,
             self.num_heads,
@@ -53,9 +63,13 @@ class TextTransformer(nn.Module):
         if self.pool == "last":
             last = text_mask.sum(1) - 1
             pooled = jnp.take_along_axis(tokens, last[:, None, None], axis=1)[:, 0]
+        elif self.pool == "final":
+            pooled = tokens[:, -1]
         else:
             weight = text_mask.astype(jnp.float32)[..., None]
             pooled = ((tokens * weight).sum(1) / weight.sum(1)).astype(self.dtype)
+        if self.projection_dim is not None:
+            pooled = nn.Dense(self.projection_dim, dtype=self.dtype, name="projection")(pooled)
         return Features(pooled, tokens)
 
 
@@ -68,10 +82,12 @@ def make(
     num_heads: int = 8,
     mlp_dim: int | None = None,
     causal: bool = True,
-    pool: Literal["last", "mean"] = "last",
+    see_padding: bool = False,
+    pool: Pool = "last",
+    projection_dim: int | None = None,
     activation: Activation = "gelu",
     epsilon: float = 1e-5,
-    remat: bool = False,
+    remat: bool | Remat = False,
     dtype: jnp.dtype = jnp.float32,
 ) -> TextTransformer:
     """A text tower; the defaults are CLIP's beside ViT-B.
@@ -83,13 +99,29 @@ def make(
       num_heads: attention heads; they divide `hidden_dim`.
       mlp_dim: hidden width of the MLPs; 4 D when None.
       causal: each token sees itself and those before it, as in CLIP; otherwise all (SigLIP).
-      pool: "last" takes the last real token, the end of text; "mean" averages the real tokens.
+      see_padding: without a causal mask, tokens see the padding too (SigLIP).
+      pool: "last" takes the last real token, the end of text; "mean" averages the real tokens; "final" takes the last
+        token, padding or not (SigLIP).
+      projection_dim: width of a linear map of the pooled output, with a bias (SigLIP), or None.
       activation, epsilon: of the blocks.
-      remat: recompute blocks in the backward pass to save memory.
+      remat: recompute blocks in the backward pass to save memory, see `Transformer`.
       dtype: compute dtype.
     """
     if hidden_dim % num_heads:
         raise ConfigError(f"Text tower: hidden_dim = {hidden_dim} does not divide into num_heads = {num_heads}.")
     return TextTransformer(
-        vocab_size, length, hidden_dim, depth, num_heads, mlp_dim, causal, pool, activation, epsilon, remat, dtype
+        vocab_size,
+        length,
+        hidden_dim,
+        depth,
+        num_heads,
+        mlp_dim,
+        causal,
+        see_padding,
+        pool,
+        projection_dim,
+        activation,
+        epsilon,
+        remat,
+        dtype,
     )

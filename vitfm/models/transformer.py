@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks, shared by the image and the text towers (Vaswani et al. 2017, arXiv:1706.03762).
+"""Transformer blocks, shared by the image and the text towers (Vaswani et al. 2017, arXiv:1706.03762).
 
 Tokens travel as one matrix [B*N, D], so that every product is a plain matrix product: on CPUs XLA runs these at twice
 the speed of the same product over [B, N, D], and accelerators do not mind. Only attention looks at [B, N, D].
@@ -6,65 +6,67 @@ the speed of the same product over [B, N, D], and accelerators do not mind. Only
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitfm.models.activations import ACTIVATIONS, Activation
+from vitfm.models.activations import Activation
+from vitfm.models.attention import Attention, Implementation
+from vitfm.models.mlp import Mlp
+from vitfm.models.norms import NORMS, LayerNorm, Norm
+from vitfm.models.position import Grid, Place, RelativePosition
+
+__all__ = ["Attention", "Block", "LayerNorm", "Mlp", "Remat", "Style", "Transformer", "drop_path"]
+
+# What is kept for the backward pass; all else is computed again. "full" keeps nothing but each block's input, "dots"
+# all matrix products, "dots_no_batch" those with parameters, not the scores and sums of attention.
+Remat = Literal["full", "dots", "dots_no_batch"]
+_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
-class Mlp(nn.Module):
-    """Linear, activation, linear: [M, D] -> [M, D]."""
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What the blocks of published models differ in, beside their sizes; the defaults are ViT's.
 
-    hidden_dim: int
-    activation: Activation = "gelu"
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        x = nn.Dense(self.hidden_dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="up")(x)
-        x = ACTIVATIONS[self.activation](x)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="down")(x)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over B sequences of N tokens given as one matrix: [B*N, D] -> [B*N, D].
-
-    The product of queries and keys, the softmax and its sum are float32 whatever the compute dtype.
+    Attributes:
+      placement: of the norms: "pre", x + f(norm(x)); "post", norm(x + f(x)), the first transformer's; "residual",
+        x + norm(f(x)), Swin v2's.
+      norm: "layer" or "rms".
+      layer_scale: initial value of a learned factor on each feature of a branch (Touvron et al. 2021, CaiT,
+        arXiv:2103.17239), or None.
+      gated_mlp, mlp_bias: see `Mlp`.
+      qkv_bias, out_bias, attention: see `Attention`.
+      qk_norm: norm of each head's queries and keys.
+      relative_position: biases of the scores by offset, one table for each block or one for all; None for none.
+      relative_grid: the grid of patches that these tables are made for.
     """
 
-    num_heads: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, length: int, mask: jax.Array | None = None) -> jax.Array:
-        width, heads = x.shape[-1], self.num_heads
-        if width % heads:
-            raise ValueError(f"width {width} does not divide into {heads} heads")
-        dim = width // heads
-        kernel_init = nn.initializers.xavier_uniform()
-        qkv = nn.DenseGeneral((3, heads, dim), dtype=self.dtype, kernel_init=kernel_init, name="qkv")(x)
-        # Batch and heads become one leading axis: the form in which XLA's CPU products are fastest.
-        qkv = qkv.reshape(-1, length, 3, heads, dim).transpose(2, 0, 3, 1, 4).reshape(3, -1, length, dim)
-        scores = jnp.einsum("bqd,bkd->bqk", qkv[0], qkv[1], preferred_element_type=jnp.float32) * dim**-0.5
-        if mask is not None:
-            scores = jnp.where(jnp.repeat(mask, scores.shape[0] // mask.shape[0], axis=0), scores, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        self.sow("intermediates", "weights", weights)  # Kept only where the caller asks for it.
-        x = jnp.einsum("bqk,bkd->bqd", weights, qkv[2])
-        x = x.reshape(-1, heads, length, dim).transpose(0, 2, 1, 3).reshape(-1, width)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init, name="out")(x)
+    placement: Literal["pre", "post", "residual"] = "pre"
+    norm: Norm = "layer"
+    layer_scale: float | None = None
+    gated_mlp: bool = False
+    mlp_bias: bool = True
+    qkv_bias: str = "qkv"
+    out_bias: bool = True
+    qk_norm: bool = False
+    attention: Implementation = "plain"
+    relative_position: Literal["block", "shared"] | None = None
+    relative_grid: Grid = (0, 0)
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), each branch dropped for an example with probability `drop`.
 
     Attributes:
-      num_heads, mlp_dim, activation, epsilon, dtype: see `Transformer`.
+      num_heads, mlp_dim, activation, epsilon, dtype, style: see `Transformer`.
     """
 
     num_heads: int
@@ -72,6 +74,7 @@ class Block(nn.Module):
     activation: Activation = "gelu"
     epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
+    style: Style = Style()
 
     @nn.compact
     def __call__(
@@ -81,12 +84,36 @@ class Block(nn.Module):
         mask: jax.Array | None = None,
         keys: jax.Array | None = None,
         drop: jax.Array | float = 0.0,
+        place: Place = Place(),
+        bias: jax.Array | None = None,
     ) -> jax.Array:
-        y = LayerNorm(self.epsilon, self.dtype, name="attention_norm")(x)
-        y = Attention(self.num_heads, self.dtype, name="attention")(y, length, mask)
-        x = x + drop_path(y, keys, 0, drop)
-        y = LayerNorm(self.epsilon, self.dtype, name="mlp_norm")(x)
-        return x + drop_path(Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(y), keys, 1, drop)
+        s = self.style
+        if s.relative_position == "block":
+            bias = RelativePosition(self.num_heads, s.relative_grid, name="relative_position")(place)
+        norm = s.norm if s.qk_norm else None
+        options = (self.num_heads, self.dtype, s.qkv_bias, s.out_bias, norm, self.epsilon, s.attention)
+        attention = Attention(*options, name="attention")
+        mlp = Mlp(self.mlp_dim, self.activation, self.dtype, s.gated_mlp, s.mlp_bias, name="mlp")
+        attend = lambda x: attention(x, length, mask, bias, place.rotation)
+        x = self._branch("attention", attend, x, lambda y: drop_path(y, keys, 0, drop))
+        return self._branch("mlp", mlp, x, lambda y: drop_path(y, keys, 1, drop))
+
+    def _branch(
+        self,
+        name: str,
+        function: Callable[[jax.Array], jax.Array],
+        x: jax.Array,
+        dropped: Callable[[jax.Array], jax.Array],
+    ) -> jax.Array:
+        """One branch beside the identity, with its norm, layer scale and drop path."""
+        norm = NORMS[self.style.norm](self.epsilon, self.dtype, name=f"{name}_norm")
+        y = function(norm(x) if self.style.placement == "pre" else x)
+        y = norm(y) if self.style.placement == "residual" else y
+        if self.style.layer_scale is not None:
+            initial = nn.initializers.constant(self.style.layer_scale)
+            y = y * self.param(f"{name}_scale", initial, x.shape[-1:]).astype(self.dtype)
+        y = x + dropped(y)
+        return norm(y) if self.style.placement == "post" else y
 
 
 def drop_path(x: jax.Array, keys: jax.Array | None, branch: int, rate: jax.Array | float) -> jax.Array:
@@ -106,20 +133,22 @@ def drop_path(x: jax.Array, keys: jax.Array | None, branch: int, rate: jax.Array
 
 
 class Transformer(nn.Module):
-    """`depth` blocks and a last LayerNorm over B sequences of N tokens.
+    """`depth` blocks and a last norm over B sequences of N tokens.
 
     Attributes:
       depth: number of blocks.
       num_heads: attention heads; they divide D.
       mlp_dim: width of the MLP's hidden layer; 4 D when None.
-      activation: "gelu" (exact), "gelu_tanh" or "quick_gelu"; part of a checkpoint's identity.
-      epsilon: of every LayerNorm.
+      activation: "gelu" (exact), "gelu_tanh", "quick_gelu" or "silu"; part of a checkpoint's identity.
+      epsilon: of every norm.
       remat: recompute each block in the backward pass instead of keeping its activations: a third more
-        arithmetic for memory that grows with one block instead of `depth`.
+        arithmetic for memory that grows with one block instead of `depth`. True is "full"; other names keep some.
       dtype: compute dtype; parameters are float32.
       drop_path_rate: of the last block; it grows linearly from 0 at the first.
       scan: one program for all blocks, their parameters stacked as `blocks/...` [depth, ...]: compiles in the time of
         one block; without `remat` it keeps more for the backward pass than the unrolled form.
+      style: how a block is built.
+      final_norm: the last norm.
     """
 
     depth: int
@@ -127,14 +156,21 @@ class Transformer(nn.Module):
     mlp_dim: int | None = None
     activation: Activation = "gelu"
     epsilon: float = 1e-6
-    remat: bool = False
+    remat: bool | Remat = False
     dtype: jnp.dtype = jnp.float32
     drop_path_rate: float = 0.0
     scan: bool = False
+    style: Style = Style()
+    final_norm: bool = True
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array | None = None, keys: jax.Array | None = None, last: int = 0
+        self,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+        keys: jax.Array | None = None,
+        last: int = 0,
+        place: Place = Place(),
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Runs the blocks.
 
@@ -143,6 +179,7 @@ class Transformer(nn.Module):
           mask: bool [B or 1, N, N], which keys a query sees; None for all.
           keys: [B] PRNG keys for drop path; None, as in evaluation, drops nothing.
           last: how many of the last blocks' outputs are returned beside.
+          place: where the tokens lie, for rotary and relative positions.
 
         Returns:
           The tokens [B, N, D], and of each of the `last` blocks the tokens after the final norm, in order.
@@ -150,12 +187,17 @@ class Transformer(nn.Module):
         batch, length, width = x.shape
         rates = [self.drop_path_rate * layer / max(self.depth - 1, 1) for layer in range(self.depth)]
         keys = keys if self.drop_path_rate else None
-        options = (self.num_heads, self.mlp_dim or 4 * width, self.activation, self.epsilon, self.dtype)
+        options = (self.num_heads, self.mlp_dim or 4 * width, self.activation, self.epsilon, self.dtype, self.style)
+        bias = None
+        if self.style.relative_position == "shared":
+            bias = RelativePosition(self.num_heads, self.style.relative_grid, name="relative_position")(place)
         run = self._scanned if self.scan else self._unrolled
-        outputs = run(options, x.reshape(-1, width), length, mask, keys, rates, last)
-        norm = LayerNorm(self.epsilon, self.dtype, name="norm")
-        normed = [norm(output).reshape(batch, length, width) for output in outputs]
-        return normed[-1], tuple(normed[-last:] if last else ())
+        outputs = run(options, x.reshape(-1, width), length, mask, keys, rates, last, place, bias)
+        if self.final_norm:
+            norm = NORMS[self.style.norm](self.epsilon, self.dtype, name="norm")
+            outputs = [norm(output) for output in outputs]
+        outputs = [output.reshape(batch, length, width) for output in outputs]
+        return outputs[-1], tuple(outputs[-last:] if last else ())
 
     def _unrolled(
         self,
@@ -166,13 +208,15 @@ class Transformer(nn.Module):
         keys: jax.Array | None,
         rates: Sequence[float],
         last: int,
+        place: Place,
+        bias: jax.Array | None,
     ) -> list[jax.Array]:
         """Outputs of the blocks that are wanted, each with parameters of its own, `block_00`, `block_01`, ..."""
-        block = nn.remat(Block, static_argnums=(2, 5)) if self.remat else Block
+        block = nn.remat(Block, static_argnums=(2, 5), policy=self._policy()) if self.remat else Block
         outputs = []
         for layer, rate in enumerate(rates):
             own = None if keys is None else _fold_in(keys, layer)
-            x = block(*options, name=f"block_{layer:02d}")(x, length, mask, own, rate)
+            x = block(*options, name=f"block_{layer:02d}")(x, length, mask, own, rate, place, bias)
             outputs.append(x)
         return outputs[-max(last, 1) :]
 
@@ -185,37 +229,26 @@ class Transformer(nn.Module):
         keys: jax.Array | None,
         rates: Sequence[float],
         last: int,
+        place: Place,
+        bias: jax.Array | None,
     ) -> list[jax.Array]:
         """The same with stacked parameters, `blocks`."""
 
         def body(block: Block, x: jax.Array, layer: jax.Array, rate: jax.Array) -> tuple[jax.Array, jax.Array | None]:
             own = None if keys is None else _fold_in(keys, layer)
-            x = block(x, length, mask, own, rate)
+            x = block(x, length, mask, own, rate, place, bias)
             return x, x if last > 1 else None
 
-        body = nn.remat(body, prevent_cse=False) if self.remat else body
+        body = nn.remat(body, prevent_cse=False, policy=self._policy()) if self.remat else body
         scan = nn.scan(
             body, variable_axes={"params": 0, "intermediates": 0}, split_rngs={"params": True}, length=self.depth
         )
         x, outputs = scan(Block(*options, name="blocks"), x, jnp.arange(self.depth), jnp.asarray(rates))
         return list(outputs[-last:]) if last > 1 else [x]
 
+    def _policy(self) -> Callable[..., bool] | None:
+        return _POLICIES["full" if self.remat is True else self.remat]
+
 
 def _fold_in(keys: jax.Array, layer: jax.Array | int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm over the last axis with float32 statistics, returned in the compute dtype."""
-
-    epsilon: float = 1e-6
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        x = x.astype(jnp.float32)
-        mean = x.mean(-1, keepdims=True)
-        variance = jnp.square(x - mean).mean(-1, keepdims=True)
-        return ((x - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)

@@ -20,7 +20,8 @@ from vitfm import tree
 from vitfm.config import ConfigError, Duration
 
 _BLOCK = re.compile(r"(?P<encoder>(?:.*/)?)transformer/(?:block_(?P<number>\d+)|(?P<stacked>blocks))/")
-_FIRST = re.compile(r"(stem|position|embedding|\w+_token|registers|pre_norm)(/|$)")  # What comes before the blocks.
+# What comes before the blocks.
+_FIRST = re.compile(r"(stem|stem_norm|\w*position|embedding|\w+_token|registers|pre_norm)(/|$)")
 
 
 def is_stacked(name: str) -> bool:

@@ -1,0 +1,74 @@
+"""From a sequence of tokens to one vector by attention."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitfm.models.activations import Activation
+from vitfm.models.mlp import Mlp
+from vitfm.models.norms import NORMS, Norm
+
+
+class AttentionPool(nn.Module):
+    """One learned query looks at all tokens: [B, N, D] -> [B, D].
+
+    Attributes:
+      num_heads: they divide D.
+      kind: "map", multi-head attention pooling, where the query too is projected and a normed MLP with a residual
+        connection follows (Zhai et al. 2022, arXiv:2106.04560; SigLIP), or "aim", which has neither (AIM, El-Nouby et
+        al. 2024, arXiv:2401.08541, section 4).
+      mlp_dim, activation, norm, epsilon: of that MLP, and its norm.
+      use_bias: biases of queries, keys and values.
+      dtype: compute dtype; parameters are float32.
+    """
+
+    num_heads: int
+    kind: Literal["map", "aim"]
+    mlp_dim: int
+    activation: Activation = "gelu"
+    norm: Norm = "layer"
+    epsilon: float = 1e-6
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, length, width = x.shape
+        heads, dim = self.num_heads, width // self.num_heads
+        query = self.param("query_token", nn.initializers.normal(0.02), (width,)).astype(self.dtype)
+        if self.kind == "map":
+            kernel, bias = _Linears((3, heads, dim), self.use_bias, self.dtype, name="qkv")(width)
+            query = query @ kernel[:, : dim * heads] + bias[: dim * heads]
+            kernel, bias = kernel[:, dim * heads :], bias[dim * heads :]
+        else:
+            kernel, bias = _Linears((2, heads, dim), self.use_bias, self.dtype, name="kv")(width)
+        query = query.reshape(heads, dim)
+        key, value = jnp.moveaxis((x.reshape(-1, width) @ kernel + bias).reshape(batch, length, 2, heads, dim), 2, 0)
+        scores = jnp.einsum("hd,bkhd->bhk", query, key, preferred_element_type=jnp.float32) * dim**-0.5
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        x = jnp.einsum("bhk,bkhd->bhd", weights, value).reshape(batch, width)
+        x = nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="out")(x)
+        if self.kind == "aim":
+            return x
+        y = NORMS[self.norm](self.epsilon, self.dtype, name="norm")(x)
+        return x + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(y)
+
+
+class _Linears(nn.Module):
+    """Parameters of several linear maps, for a caller that applies them to different things."""
+
+    shape: tuple[int, int, int]
+    use_bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[jax.Array, jax.Array]:
+        """One after another, kernels as [D, outputs] and biases as [outputs]; the parameters keep `shape` apart."""
+        drawn = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=0, out_axis=(2, 3), batch_axis=1)
+        kernel = self.param("kernel", drawn, (width, *self.shape))
+        bias = self.param("bias", nn.initializers.zeros, self.shape) if self.use_bias else jnp.zeros(self.shape)
+        return kernel.reshape(width, -1).astype(self.dtype), bias.reshape(-1).astype(self.dtype)

@@ -1,0 +1,203 @@
+"""The vision transformer's module; `vit.make` makes one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitfm.config import ConfigError
+from vitfm.models import Features
+from vitfm.models.norms import NORMS
+from vitfm.models.pooling import AttentionPool
+from vitfm.models.position import Grid, Place, Resize, Rope, resize_position, sincos
+from vitfm.models.stem import ConvStem, drop_channels
+from vitfm.models.transformer import Transformer
+
+Position = Literal["learned", "sincos", "rope", "none"]
+Pool = Literal["cls", "gap", "cls_gap", "map", "aim"]
+_ROPE, _CHANNELS = 1_000_001, 1_000_002  # What an example's key is folded with; its blocks take 0, 1, ...
+
+
+class ViT(nn.Module):
+    """Images [B, H, W, C] of any size that the patches divide -> Features; see `make` for the attributes."""
+
+    image_size: int
+    patch_size: int
+    width: int
+    stem: nn.Module
+    transformer: Transformer
+    position: Position
+    position_resize: Resize
+    rope: Rope
+    pool: Pool
+    pooler: AttentionPool | None
+    class_token: bool
+    class_position: bool
+    distillation_token: bool
+    registers: int
+    mask_token: bool
+    stem_norm: bool
+    pre_norm: bool
+    pool_norm: bool
+    patch_dropout: float
+    channel_dropout: float
+    dtype: jnp.dtype
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the pooled output."""
+        return 2 * self.width if self.pool == "cls_gap" else self.width
+
+    @property
+    def depth(self) -> int:
+        return self.transformer.depth
+
+    @property
+    def num_heads(self) -> int:
+        return self.transformer.num_heads
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        keep: jax.Array | None = None,
+        keys: jax.Array | None = None,
+        last: int = 0,
+        masked: jax.Array | None = None,
+    ) -> Features:
+        """Encodes images.
+
+        Args:
+          images: [B, H, W, C].
+          keep: int [B, K], the patches that are seen, by their row-major number; None for all.
+          keys: [B] PRNG keys for patch dropout, drop path and what else training draws; None, as in evaluation, drops
+            nothing.
+          last: how many of the last blocks' tokens are returned as `layers`.
+          masked: bool [B, N], the patches that the mask token stands for; None for none.
+        """
+        if any(side % self.patch_size for side in images.shape[1:3]):
+            size = " x ".join(map(str, images.shape[1:3]))
+            raise ConfigError(f"Images of {size} do not divide into patches of {self.patch_size} pixels.")
+        grid = (images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
+        x, seen = self._patches(images, grid, keep, keys, masked)
+        special = self._special_tokens()
+        if special:
+            prefix = jnp.broadcast_to(jnp.concatenate(special), (len(x), sum(map(len, special)), self.width))
+            x = jnp.concatenate([prefix.astype(self.dtype), x], axis=1)
+        if self.pre_norm:
+            x = self._norm("pre_norm", x)
+        prefix = sum(map(len, special))
+        place = Place(self._rotation(grid, prefix, seen, keys), seen, grid, prefix)
+        tokens, layers = self.transformer(x, None, keys, last, place)
+        return Features(self._pooled(tokens, prefix), tokens, grid, prefix, layers)
+
+    def _patches(
+        self,
+        images: jax.Array,
+        grid: Grid,
+        keep: jax.Array | None,
+        keys: jax.Array | None,
+        masked: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The patches' tokens [B, K, D] in the compute dtype, and which these are [B, K], None for all."""
+        if keys is not None and self.channel_dropout:
+            images = drop_channels(images, _fold_in(keys, _CHANNELS), self.channel_dropout)
+        if keep is not None and isinstance(self.stem, ConvStem):
+            raise ConfigError(
+                "The convolutional stem mixes neighbouring patches, so none can be hidden: stem = 'patch'."
+            )
+        x = self.stem(images) if keep is None else self.stem(images, keep)
+        x = x.reshape(len(images), -1, self.width)
+        x = self._norm("stem_norm", x) if self.stem_norm else x
+        x = self._masked(x, keep, masked)
+        position = self._position(grid)
+        if position is not None:
+            position = position.reshape(1, -1, self.width)
+            position = position if keep is None else jnp.take_along_axis(position, keep[..., None], axis=1)
+            x = x + position.astype(self.dtype)
+        if keys is None or not self.patch_dropout:
+            return x, keep
+        left = _random_numbers(x.shape[1], keys, round(x.shape[1] * (1 - self.patch_dropout)))
+        return _rows(x, left), left if keep is None else jnp.take_along_axis(keep, left, axis=1)
+
+    def _masked(self, x: jax.Array, keep: jax.Array | None, masked: jax.Array | None) -> jax.Array:
+        """`x` [B, K, D] with the mask token where `masked` [B, N]."""
+        if not self.mask_token:
+            if masked is not None:
+                raise ConfigError("This encoder has no mask token to stand for masked patches: mask_token = True.")
+            return x
+        token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,)).astype(self.dtype)
+        if masked is None:
+            return x
+        masked = masked if keep is None else jnp.take_along_axis(masked, keep, axis=1)
+        return jnp.where(masked[..., None], token, x)
+
+    def _special_tokens(self) -> list[jax.Array]:
+        """Class token, distillation token and registers, each [R, D], with their positions."""
+        std = 0.02 if self.position == "sincos" else self.width**-0.5
+        tokens = []
+        for name, wanted in (("class", self.class_token), ("distillation", self.distillation_token)):
+            if wanted:
+                token = self.param(f"{name}_token", nn.initializers.normal(std), (self.width,))
+                if self.class_position:
+                    token = token + self.param(f"{name}_position", nn.initializers.zeros, (self.width,))
+                tokens.append(token[None])
+        if self.registers:
+            tokens.append(self.param("registers", nn.initializers.normal(0.02), (self.registers, self.width)))
+        return tokens
+
+    def _position(self, grid: Grid) -> jax.Array | None:
+        """Of a grid of patches, [h, w, D]; None where nothing is added."""
+        if self.position == "sincos":
+            return sincos(grid, self.width)
+        if self.position != "learned":
+            return None
+        side = self.image_size // self.patch_size
+        initial = nn.initializers.normal(self.width**-0.5)
+        table = self.param("position", initial, (side, side, self.width))
+        return resize_position(table, grid, self.position_resize)
+
+    def _rotation(
+        self, grid: Grid, prefix: int, seen: jax.Array | None, keys: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array] | None:
+        """Rotary positions of the tokens that are there."""
+        if self.position != "rope":
+            return None
+        keys = None if keys is None else _fold_in(keys, _ROPE)
+        waves = self.rope(grid, self.width // self.num_heads, prefix, keys)
+        if seen is None:
+            return waves
+        tokens = jnp.concatenate([jnp.broadcast_to(jnp.arange(prefix), (len(seen), prefix)), seen + prefix], 1)
+        take = lambda wave: jnp.take_along_axis(wave.reshape(-1, *wave.shape[-2:]), tokens[..., None], axis=1)
+        cosine, sine = (take(wave)[:, None] for wave in waves)
+        return cosine, sine
+
+    def _pooled(self, tokens: jax.Array, prefix: int) -> jax.Array:
+        if self.pooler is not None:
+            pooled = self.pooler(tokens)
+        elif self.pool == "cls":
+            pooled = tokens[:, 0]
+        else:
+            mean = tokens[:, prefix:].mean(1)
+            pooled = mean if self.pool == "gap" else jnp.concatenate([tokens[:, 0], mean], axis=-1)
+        return self._norm("pool_norm", pooled) if self.pool_norm else pooled
+
+    def _norm(self, name: str, x: jax.Array) -> jax.Array:
+        return NORMS[self.transformer.style.norm](self.transformer.epsilon, self.dtype, name=name)(x)
+
+
+def _fold_in(keys: jax.Array, number: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def _random_numbers(count: int, keys: jax.Array, wanted: int) -> jax.Array:
+    """`wanted` of each example's 0, ..., count - 1, drawn by its own key: int [B, wanted]."""
+    return jax.vmap(lambda key: jax.random.choice(key, count, (wanted,), replace=False))(keys)
+
+
+def _rows(x: jax.Array, numbers: jax.Array) -> jax.Array:
+    """[B, N, D], int [B, K] -> [B, K, D]."""
+    return jnp.take_along_axis(x, numbers[..., None], axis=1)
