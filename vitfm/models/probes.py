@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vitfm.models import statistics
+
 _MOST_LAYERS = 4  # As DINO and DINOv2 probe: the last block, or the last four.
 
 
@@ -19,7 +21,7 @@ def predictions(
 
     Args:
       tower: the encoder, from `vitfm.models`.
-      encoder: the objective's parameters -> the encoder's.
+      encoder: the objective's parameters -> the encoder's, or what `vitfm.models.statistics` made of them.
 
     Returns:
       `embed_image`: (params, image [B,H,W,C]) -> float32 [B,D], the pooled output.
@@ -30,16 +32,16 @@ def predictions(
     """
 
     def embed_image(params: Mapping[str, Any], image: jax.Array) -> jax.Array:
-        return tower.apply({"params": encoder(params)}, image).pooled.astype(jnp.float32)
+        return tower.apply(statistics.variables(encoder(params)), image).pooled.astype(jnp.float32)
 
     def features(params: Mapping[str, Any], image: jax.Array) -> jax.Array:
-        found = tower.apply({"params": encoder(params)}, image, last=min(_MOST_LAYERS, tower.depth))
+        found = tower.apply(statistics.variables(encoder(params)), image, last=min(_MOST_LAYERS, tower.depth))
         layers = jnp.stack(found.layers, axis=1).astype(jnp.float32)
         mean = layers[:, :, found.prefix :].mean(2)
         return jnp.stack([layers[:, :, 0], mean] if found.prefix else [mean], axis=2)
 
     def attention(params: Mapping[str, Any], image: jax.Array) -> jax.Array:
-        found, kept = tower.apply({"params": encoder(params)}, image, mutable=["intermediates"])
+        found, kept = tower.apply(statistics.variables(encoder(params)), image, mutable=["intermediates"])
         weights = _last_weights(kept["intermediates"]["transformer"])
         rows = weights.reshape(len(image), tower.num_heads, *weights.shape[-2:])[:, :, 0, found.prefix :]
         return rows.reshape(*rows.shape[:2], *found.grid).astype(jnp.float32)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from vitfm import config, models
 from vitfm.losses import classification
-from vitfm.models import heads, probes
+from vitfm.models import heads, probes, statistics
 from vitfm.objectives import base
 
 
@@ -33,6 +33,8 @@ def make(
 
     A batch may hold `weight` [B]: factors on its examples' losses. The loss is the sum of these divided by B, not by
     the sum of the weights, so that it stays a mean over examples and accumulation is exact.
+
+    With an encoder that has batch normalisation, `extra` holds its running statistics, and nothing is accumulated.
 
     Args:
       model: the encoder: a `vitfm.models` name and its options, drop path among them.
@@ -58,26 +60,28 @@ def make(
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
         keys = jax.random.split(key)
-        encoder = tower.init(keys[0], batch["image"][:1])["params"]
-        return base.Variables(
-            {"encoder": encoder, "head": head.init(keys[1], jnp.zeros((1, tower.hidden_dim)))["params"]}
-        )
+        encoder = tower.init(keys[0], batch["image"][:1])
+        scores = head.init(keys[1], jnp.zeros((1, tower.hidden_dim)))
+        return base.Variables({"encoder": encoder["params"], "head": scores["params"]}, statistics.start(encoder))
 
-    def logits(params: base.Params, image: jax.Array, keys: jax.Array | None) -> jax.Array:
-        features = tower.apply({"params": params["encoder"]}, image, keys=keys)
+    def classified(params: base.Params, features: models.Features) -> jax.Array:
         return head.apply({"params": params["head"]}, features.pooled)
+
+    def logits(params: base.Params, image: jax.Array) -> jax.Array:
+        return classified(params, tower.apply(statistics.variables(params["encoder"]), image))
 
     def cross_entropy(
         params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, base.Aux]:
-        scores, label = logits(params, batch["image"], key), batch["label"]
+        features, changed = statistics.train(tower, params["encoder"], extra, batch["image"], key)
+        scores, label = classified(params, features), batch["label"]
         values = entropy(scores, classification.targets(label, data.num_classes, label_smoothing), weights)
         if "weight" in batch:
             values = values * batch["weight"]
-        return values.mean(), base.Aux({"accuracy": classification.hits(scores, label).mean()})
+        return values.mean(), base.Aux({"accuracy": classification.hits(scores, label).mean()}, changed)
 
-    predict = {**probes.predictions(tower), "logits": lambda params, image: logits(params, image, None)}
-    return base.Objective(init, cross_entropy, predict, accumulate="mean")
+    predict = {**probes.predictions(tower), "logits": logits}
+    return base.Objective(init, cross_entropy, predict, **statistics.terms(tower))
 
 
 def _check(data: Any, loss: str, label_smoothing: float) -> None:
