@@ -41,6 +41,21 @@ SUPERVISED = (
         "augment": {**COLOURS, "randaugment": {"num_layers": 1}, "erase": {"probability": 0.5}},
     },
 )
+SWIN = (
+    {
+        "name": "supervised",
+        "model": {
+            "name": "swin",
+            "embed_dim": 32,
+            "depths": (1, 2),
+            "num_heads": (2, 4),
+            "window_size": 3,
+            "drop_path_rate": 0.3,
+        },
+        "head_init": "fan_in",
+    },
+    {"label": {"feature": "subgroup"}, "augment": COLOURS},
+)
 MAE = (
     {
         "name": "mae",
@@ -56,7 +71,15 @@ DINO = (
         "augment": {**COLOURS, "blur": {"sigma": (0.1, 1.0)}, "solarize": {}},
     },
 )
-OBJECTIVES = {"clip": CLIP, "supervised": SUPERVISED, "mae": MAE, "dino": DINO}
+RESNET = (
+    {
+        "name": "supervised",
+        "model": {"name": "resnet", "stem_dim": 16, "depths": (1, 1), "hidden_dims": (64, 128), "drop_path_rate": 0.3},
+        "head_init": "fan_in",
+    },
+    {"label": {"feature": "subgroup"}, "augment": COLOURS},
+)
+OBJECTIVES = {"clip": CLIP, "supervised": SUPERVISED, "mae": MAE, "dino": DINO, "swin": SWIN, "resnet": RESNET}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +167,8 @@ def moved(name: str, result: Outcome) -> Any:
 
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 4, 2)]
-CASES = [("clip", *mesh) for mesh in MESHES] + [(name, 2, 4, 2) for name in ("supervised", "mae", "dino")]
+CASES = [("clip", *mesh) for mesh in MESHES] + [(name, 2, 4, 2) for name in ("supervised", "mae", "dino", "swin")]
+CASES += [("resnet", 8, 1, 1), ("resnet", 2, 4, 1)]  # Its batch statistics are of the global batch.
 
 
 @pytest.mark.parametrize(("name", "data", "fsdp", "accumulate"), CASES)
@@ -156,8 +180,8 @@ def test_eight_devices_give_what_one_gives(name: str, data: int, fsdp: int, accu
     assert max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(moved(name, one))) > 0.1  # The steps moved something.
     assert worst(jax.device_get(eight.last.ema), jax.device_get(one.last.ema)) < (1e-5,)
     assert int(eight.last.step) == STEPS
-    if name == "dino":
-        assert one.last.extra.keys() == {"teacher", "center"}
+    if name in ("dino", "resnet"):
+        assert one.last.extra.keys() == ({"teacher", "center"} if name == "dino" else {"batch_stats"})
         assert worst(jax.device_get(eight.last.extra), jax.device_get(one.last.extra)) < (1e-5,)
 
 
