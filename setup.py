@@ -35,6 +35,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "pillow>=10",  # tensorboardX writes pictures with it without asking for it.
         "rich>=13.7",
+        "safetensors>=0.4",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.21",

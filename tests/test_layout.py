@@ -21,7 +21,7 @@ FLOORS = [
     FOUNDATION,
     PILLARS,
     {"objectives"},
-    {"train_state", "train_step"},
+    {"interop", "train_state", "train_step"},
     {"recipe", "run", "program", "heap", "overrides"},
     {"diagnose", "evaluate", "interrupt", "intervals", "results", "session", "train_lib", "workdirs"},
     {"main", "report"},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import pathlib
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,9 +20,12 @@ from vitfm import recipe as recipes
 from vitfm import run as runs
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.config import ConfigError
+from vitfm.data import pipeline
 from vitfm.evals import base as evaluation
 from vitfm.metrics import files, progress, report
 from vitfm.metrics.writers import Writer
+from vitfm.objectives.base import Objective
+from vitfm.parallel import mesh as meshes
 from vitfm.program import Program
 from vitfm.train_state import TrainState
 
@@ -60,14 +64,16 @@ def evaluate(
     if config is None:
         raise ConfigError(f"There is no run in {run}: {directory / files.CONFIG} does not exist.")
     specs = specify(config, names, given, pairs)
-    p = program.build(recipes.parse({**config, "evals": specs}))
-    context = runs.eval_context(p.data, p.objective, p.mesh, directory)
+    recipe = recipes.parse({**config, "evals": specs})
+    if recipe.data.get("source") is None:
+        subject = _imported(recipe, directory, untrained)
+    else:
+        subject = _trained(recipe, directory, step, untrained)
+    context = runs.eval_context(subject.data, subject.objective, subject.mesh, directory)
     evaluators = {name: evaluation.make(name, spec, context) for name, spec in specs.items()}
-    workdirs.use_compile_cache(directory, p.recipe.compile_cache)
-    fresh = lambda: (p.init(jax.random.key(p.recipe.seed)), 0.0)
-    state, seconds = fresh() if untrained else _restored(p, directory, step)
-    models = {_UNTRAINED: p.evaluated(state)[""]} if untrained else p.evaluated(state)
-    step, found = int(state.step), {}
+    workdirs.use_compile_cache(directory, recipe.compile_cache)
+    models, step, seconds = subject.models()
+    found: dict[str, float] = {}
     with Writer(directory) as writer:
         for number, (name, evaluator) in enumerate(evaluators.items(), 1):
             print(f"{name} ({number} of {len(evaluators)}) at step {step:,} ...", flush=True)
@@ -78,7 +84,7 @@ def evaluate(
                 else:
                     values[metric] = float(value)
             if values:
-                writer.scalars(step, values, examples=step * p.recipe.batch_size, seconds=seconds)
+                writer.scalars(step, values, examples=step * recipe.batch_size, seconds=seconds)
             result = workdirs.result(directory)
             if result is not None and (untrained or step == result["step"]):
                 writer.result({**result, **values})
@@ -87,6 +93,49 @@ def evaluate(
     report.write(directory)
     print(f"Report: {directory / 'report.html'}")
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """What is evaluated.
+
+    Attributes:
+      data, objective, mesh: for the evaluators.
+      models: () -> (what metrics are prefixed with -> parameters, their step, the seconds of training until then).
+    """
+
+    data: pipeline.Data
+    objective: Objective
+    mesh: jax.sharding.Mesh
+    models: Callable[[], tuple[Mapping[str, Any], int, float]]
+
+
+def _trained(recipe: recipes.Recipe, directory: pathlib.Path, step: int | None, untrained: bool) -> _Subject:
+    """A run, with all of its state sharded as it was."""
+    p = program.build(recipe)
+
+    def models() -> tuple[Mapping[str, Any], int, float]:
+        if untrained:
+            return {_UNTRAINED: p.evaluated(p.init(jax.random.key(recipe.seed)))[""]}, 0, 0.0
+        state, seconds = _restored(p, directory, step)
+        return p.evaluated(state), int(state.step), seconds
+
+    return _Subject(p.data, p.objective, p.mesh, models)
+
+
+def _imported(recipe: recipes.Recipe, directory: pathlib.Path, untrained: bool) -> _Subject:
+    """A model without a training set, and so without a program; every device holds all of it."""
+    if untrained:
+        raise ConfigError(f"The model in {directory} was imported; there is no untrained one to compare it with.")
+    mesh = config_lib.call(meshes.make, recipe.mesh, where="mesh")
+    data = recipes.make_data(recipe)
+    objective = recipes.make_objective(recipe, data)
+
+    def models() -> tuple[Mapping[str, Any], int, float]:
+        run = runs.load(str(directory))
+        return {"": jax.device_put(run.params, meshes.replicated(mesh))}, run.step, 0.0
+
+    return _Subject(data, objective, mesh, models)
 
 
 def specify(
@@ -146,9 +195,11 @@ def _filled_in(
     wanted = {key: value for key, value in values.items() if key in inspect.signature(module.make).parameters}
     for key, value in wanted.items():
         if value is None and key not in spec:
-            flag = {"label": "--label=FEATURE, the feature with the class"}.get(
-                key, "--test=SOURCE, what to measure on"
-            )
+            flags = {
+                "label": "--label=FEATURE, the feature with the class",
+                "train": "--train=SOURCE, what to learn from",
+            }
+            flag = flags.get(key, "--test=SOURCE, what to measure on")
             raise ConfigError(f"--eval={name} needs {flag}.")
     return {"name": name, **{key: value for key, value in wanted.items() if value is not None}}
 

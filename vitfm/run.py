@@ -18,6 +18,7 @@ from vitfm.checkpoint.manager import Checkpoints
 from vitfm.data import image as images
 from vitfm.data import pipeline, sources
 from vitfm.evals import base
+from vitfm.interop import imported
 from vitfm.metrics import files
 from vitfm.objectives import base as base_objective
 from vitfm.objectives.base import Objective
@@ -52,30 +53,55 @@ class Run:
 
 
 def load(path: str, step: int | None = None) -> Run:
-    """Loads a run from its workdir.
+    """Loads a run from its workdir, or a model of transformers, timm or open_clip from its folder.
 
     Args:
-      path: the workdir.
-      step: which checkpoint; the latest when None.
+      path: the workdir, or the folder.
+      step: which checkpoint of a workdir; the latest when None.
 
     Raises:
-      ConfigError: there is no run in `path`.
-      CheckpointError: its checkpoint is damaged.
+      ConfigError: there is neither in `path`, its config.json is not what the checkpoint was trained with, or the model
+        is one that vitfm lacks.
+      CheckpointError: its checkpoint, or its weights, are damaged.
     """
+    if imported.is_one(path):
+        found = imported.read(path)
+        return _made(found.config, lambda name: found.state[name], 0)
     workdir = pathlib.Path(path).expanduser()
     config = files.read_json(workdir / files.CONFIG)
     if config is None:
         raise config_lib.ConfigError(f"There is no run in {path}: {workdir / files.CONFIG} does not exist.")
-    recipe = recipes.parse(config)
-    data = recipes.make_data(recipe)
-    objective = recipes.make_objective(recipe, data)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         step = checkpoints.latest() if step is None else step
         if step is None:
             raise config_lib.ConfigError(f"The run in {path} has saved no checkpoint yet.")
-        params = checkpoints.restore_subtree("params", step)
-        if objective.evaluated is not base_objective.as_trained:
-            params = objective.evaluated(params, checkpoints.restore_subtree("extra", step))
+        _check_identity(config, checkpoints.meta(step).get("config"), workdir)
+        return _made(config, lambda name: checkpoints.restore_subtree(name, step), step)
+
+
+def _check_identity(config: Mapping[str, Any], trained: Mapping[str, Any] | None, workdir: pathlib.Path) -> None:
+    """Activation, epsilon, norms, normalisation: no shape would tell that they are not those of the weights.
+
+    Raises:
+      ConfigError: config.json describes another model than the checkpoint does.
+    """
+    described = lambda config: {key: config.get(key, {}) for key in ("objective", "data")}
+    lines = [] if trained is None else recipes.differences(described(trained), described(config))
+    if lines:
+        raise config_lib.ConfigError(
+            f"{workdir / files.CONFIG} is not what this checkpoint was trained with; these keys differ (checkpoint -> "
+            "file):\n  " + "\n  ".join(lines)
+        )
+
+
+def _made(config: Mapping[str, Any], restore: Callable[[str], Any], step: int) -> Run:
+    """The run of a recipe whose state is read by parts, "params" and "extra"."""
+    recipe = recipes.parse(config)
+    data = recipes.make_data(recipe)
+    objective = recipes.make_objective(recipe, data)
+    params = restore("params")
+    if objective.evaluated is not base_objective.as_trained:
+        params = objective.evaluated(params, restore("extra"))
     predict = {name: _for_users(name, function, data, params) for name, function in objective.predict.items()}
     return Run(ml_collections.ConfigDict(config), params, step, predict)
 

@@ -26,6 +26,7 @@ from vitfm.checkpoint.manager import Checkpoints
 from vitfm.config import ConfigError
 
 Shape = tuple[int, ...]
+Foreign = Callable[[str], Mapping[str, np.ndarray] | None]
 Resize = Callable[[Any, tuple[int, int]], Any]  # Position embeddings [h, w, D] and another grid -> [h', w', D].
 
 
@@ -71,11 +72,12 @@ def make(
     fresh: list[str] | tuple[str, ...] | None = None,
     params: Any,
     resize: Resize,
+    foreign: Foreign = lambda path: None,
 ) -> Start:
     """Reads what a new run takes from an old one; every parameter is taken, resized, or declared fresh.
 
     Args:
-      run: the old run's workdir.
+      run: the old run's workdir, or what `foreign` reads.
       step: which of its checkpoints; the latest when None.
       take: prefix of the new parameters -> prefix of the old ones: `{"encoder": "image/tower"}`. Of nested prefixes the
         longest counts. `extra/...` and `ema/...` reach the old run's other state: DINO's teacher is
@@ -84,6 +86,7 @@ def make(
         `head`, where the run has one that is not taken.
       params: tree of the new parameters' shapes.
       resize: of position embeddings, leaves called `position` [h,w,D], whose grid differs.
+      foreign: path -> every leaf of the state of another library's model by its full name; None where there is none.
 
     Raises:
       CheckpointError: there is no such checkpoint, it is damaged, or the old parameters are not what the new ones need;
@@ -94,7 +97,7 @@ def make(
     new = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     take = {prefix.strip("/"): source.strip("/") for prefix, source in take.items()}
     initial = _initial(fresh, take, new)
-    step, old = _read(run, step, list(take.values()))
+    step, old = _read(run, step, list(take.values()), foreign)
     rows = plan(new, {name: leaf.shape for name, leaf in old.items()}, take, initial, where=f"{run}, step {step},")
     read = {row.source: old[row.source] for row in rows if row.source}
     values = {
@@ -197,15 +200,19 @@ def show(start: Start, console: rich.console.Console | None = None) -> None:
     console.print(table)
 
 
-def _read(run: str, step: int | None, sources: Sequence[str]) -> tuple[int, dict[str, np.ndarray]]:
+def _read(run: str, step: int | None, sources: Sequence[str], foreign: Foreign) -> tuple[int, dict[str, np.ndarray]]:
     """The step, and every leaf of its state below `sources` by its full name."""
+    leaves = foreign(run)
+    if leaves is not None:
+        roots = [_full(source) for source in sources]
+        return 0, {name: leaf for name, leaf in leaves.items() if any(_is_below(name, root) for root in roots)}
     workdir = pathlib.Path(run).expanduser()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if not checkpoints.steps():
             known = [str(found.parent) for found in sorted(workdir.parent.glob("*/checkpoints"))]
             raise ConfigError(f"config.init.run = {run!r} holds no checkpoint: {config_lib.nearest(run, known)}")
         step = checkpoints.latest() if step is None else step
-        leaves: dict[str, np.ndarray] = {}
+        leaves = {}
         for root in dict.fromkeys(map(_full, sources)):
             below = trees.named_leaves(checkpoints.restore_subtree(root, step))
             leaves |= {_joined(root, name): leaf for name, leaf in below}

@@ -15,8 +15,8 @@ from vitfm import config
 from vitfm.config import ConfigError
 from vitfm.data import augment as augmentation
 from vitfm.data import captions as caption_sampler
+from vitfm.data import evaluation, labels, loader, mix, sources, tokenizer, views
 from vitfm.data import image as images
-from vitfm.data import labels, loader, mix, sources, tokenizer, views
 from vitfm.data.decoded import Decoded
 from vitfm.data.sources import Source
 
@@ -53,7 +53,7 @@ class Data:
 
     Attributes:
       facts: for the objective.
-      source: the training examples' source, by name; opened by `train_loader`.
+      source: the training examples' source, by name; opened by `train_loader`. None for an imported model's.
       tokenizer: texts -> (ids [B,T], mask [B,T]); None without text.
       preprocess_train: (batch, keys [B]) -> batch, on the device.
       preprocess_eval: batch -> batch, on the device.
@@ -69,7 +69,7 @@ class Data:
     """
 
     facts: Facts
-    source: str
+    source: str | None
     tokenizer: tokenizer.Tokenizer | None
     preprocess_train: Callable[[Mapping[str, jax.Array], jax.Array], Mapping[str, jax.Array]]
     preprocess_eval: Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]]
@@ -84,7 +84,13 @@ class Data:
     mix: Callable[[Mapping[str, jax.Array], jax.Array], Mapping[str, jax.Array]] | None = None
 
     def train_loader(self, *, batch_size: int, seed: int) -> loader.TrainLoader:
-        """The training stream of this process."""
+        """The training stream of this process.
+
+        Raises:
+          ConfigError: there is none.
+        """
+        if self.source is None:
+            raise ConfigError("config.data.source is None, as in an imported model: name the training examples.")
         return loader.TrainLoader(
             Decoded(sources.make(self.source), self.image_key, alpha=self.alpha, cache_bytes=self.cache_bytes),
             self.load_train,
@@ -109,16 +115,17 @@ class Data:
     def prepare_images(self, pixels: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """uint8 images [H,W,3 or 4] of any size, stacked or a list -> the batch the evaluation preprocessing takes."""
         prepared = [images.with_channels(np.asarray(p), alpha=self.alpha) for p in pixels]
-        return np.stack([images.resize(p, self.facts.image_size) for p in prepared])
+        return np.stack([self.load_eval.cut(p, None) for p in prepared])
 
 
 def make(
     *,
-    source: str,
+    source: str | None,
     image_size: int = 224,
     image: str = "image",
     alpha: bool = False,
     crop: Mapping[str, Any] | None = {},
+    evaluation: Mapping[str, Any] | None = None,
     views: Mapping[str, Mapping[str, Any]] | None = None,
     label: Mapping[str, Any] | None = None,
     weight: str | None = None,
@@ -134,11 +141,13 @@ def make(
     """The `data` part of a recipe.
 
     Args:
-      source: the training examples, `scheme:name`, e.g. "tfds:emoji:train".
+      source: the training examples, `scheme:name`, e.g. "tfds:emoji:train"; None for a model that will not train.
       image_size: side in pixels of the images in a batch.
       image: the feature that holds the encoded image.
       alpha: keep the alpha channel, so that `augment` can choose what shows through.
       crop: options of `vitfm.data.image.random_crop`; None resizes and takes the centre.
+      evaluation: options of `vitfm.data.evaluation.make`, how images are resized where nothing is drawn, exactly as
+        other libraries do; None resizes the shorter side with OpenCV and takes the centre.
       views: name -> options of `vitfm.data.views.view`: training batches have `views`, name -> [B,V,h,w,C], for
         `image`. None for none.
       label: options of `vitfm.data.labels.make`, `feature` among them: the column `label`. The classes are known once
@@ -160,7 +169,7 @@ def make(
         raise ConfigError(f"config.data.image_size = {image_size} must be at least 1.")
     tokenize = None if captions is None else config.call(_tokenizer.make, tokenizer, where="data.tokenizer")
     caption = None if captions is None else config.call(caption_sampler.make, captions, where="data.captions")
-    centre = images.cutter(image_size, None, path="data.crop")
+    centre = _centre(image_size, evaluation)
     random_cut = images.cutter(image_size, crop, path="data.crop")
     train, evaluate = config.call(augmentation.make, augment, where="data.augment", path="data.augment")
     normalisation = {key: augment[key] for key in ("mean", "std") if key in augment}
@@ -193,7 +202,15 @@ def make(
     )
 
 
-_labels, _mix, _tokenizer, _views = labels, mix, tokenizer, views  # `make` has options of the modules' names.
+# `make` has options of the modules' names.
+_evaluation, _labels, _mix, _tokenizer, _views = evaluation, labels, mix, tokenizer, views
+
+
+def _centre(image_size: int, options: Mapping[str, Any] | None) -> images.Transform:
+    """How images are resized where nothing is drawn."""
+    if options is None:
+        return images.cutter(image_size, None, path="data.crop")
+    return config.call(_evaluation.make, options, where="data.evaluation", image_size=image_size)
 
 
 def _mixing(options: Mapping[str, Any], facts: Facts, several: views.Views | None) -> Callable[..., Any]:

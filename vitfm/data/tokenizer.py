@@ -10,8 +10,10 @@ never its end token, from which CLIP's text tower reads.
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -68,6 +70,10 @@ class Tokenizer:
         """The text of one row, without special tokens."""
         special = {self.pad_id, self.bos_id, self.eos_id}
         return self._pieces.decode([int(i) for i in ids if int(i) not in special]).strip()
+
+    def to_json(self) -> dict[str, Any]:
+        """What a tokenizer.json of it holds."""
+        return json.loads(self._pieces.to_str())
 
     @property
     def _overhead(self) -> int:

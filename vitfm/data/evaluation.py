@@ -1,0 +1,72 @@
+"""Resizing as other libraries evaluate, with Pillow, so that imported models see the pixels they were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+
+from vitfm.config import ConfigError
+from vitfm.data.image import Transform
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+
+def make(
+    *,
+    size: int,
+    resize: Literal["exact", "shortest"] = "shortest",
+    crop: int | None = None,
+    interpolation: Interpolation = "bicubic",
+    centre: Literal["floor", "round"] = "floor",
+    image_size: int,
+) -> Transform:
+    """uint8 [H,W,C] -> [S,S,C]: resized, then its centre, as transformers, timm and open_clip do on the host.
+
+    Args:
+      size: side in pixels after resizing.
+      resize: "exact", both sides to `size` whatever the shape; "shortest", the shorter one, the other in proportion and
+        rounded down.
+      crop: side of the centre that is kept; None keeps all, which must be square. What lies beyond the image is black.
+      interpolation: of Pillow, with antialiasing.
+      centre: where an odd number of pixels is cut away, the first is rounded down ("floor", transformers) or to the
+        nearest even number ("round", torchvision, and so timm and open_clip).
+      image_size: S, of the batches.
+
+    Raises:
+      ConfigError: the result is not `image_size`.
+    """
+    side = size if crop is None else crop
+    if side != image_size:
+        key = "size" if crop is None else "crop"
+        raise ConfigError(f"config.data.evaluation.{key} = {side} must be config.data.image_size = {image_size}.")
+    if resize == "shortest" and crop is None:
+        raise ConfigError("config.data.evaluation.resize = 'shortest' leaves oblong images oblong; set its `crop`.")
+    filter_ = PIL.Image.Resampling[interpolation.upper()]
+    half: Callable[[int], int] = (lambda rest: rest // 2) if centre == "floor" else (lambda rest: round(rest / 2))
+
+    def transform(pixels: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        height, width = (size, size) if resize == "exact" else _in_proportion(pixels, size)
+        if pixels.shape[:2] != (height, width):
+            pixels = np.asarray(PIL.Image.fromarray(pixels).resize((width, height), filter_))
+        return np.ascontiguousarray(pixels if crop is None else _cropped(pixels, crop, half))
+
+    return transform
+
+
+def _in_proportion(pixels: np.ndarray, size: int) -> tuple[int, int]:
+    """Height and width with the shorter one `size`."""
+    height, width = pixels.shape[:2]
+    longer = int(size * max(height, width) / min(height, width))
+    return (size, longer) if height <= width else (longer, size)
+
+
+def _cropped(pixels: np.ndarray, crop: int, half: Callable[[int], int]) -> np.ndarray:
+    """The centre [crop, crop, C]; black beyond the borders."""
+    rest = [max(crop - side, 0) for side in pixels.shape[:2]]
+    if any(rest):
+        pixels = np.pad(pixels, [(some // 2, some - some // 2) for some in rest] + [(0, 0)])
+    top, left = (half(side - crop) for side in pixels.shape[:2])
+    return pixels[top : top + crop, left : left + crop]

@@ -1,0 +1,296 @@
+"""Models of other libraries, read: a recipe that describes them, and their weights as ours."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+import pathlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitfm import config as config_lib
+from vitfm import tree as trees
+from vitfm.checkpoint import integrity
+from vitfm.checkpoint.layout import CheckpointError, some
+from vitfm.config import ConfigError
+from vitfm.data import pipeline
+from vitfm.interop import families, folder, preprocessing, published, weights
+from vitfm.objectives import base
+
+TIMM = (  # The first pattern that an architecture of timm's matches, and its family.
+    (r"dinov2.*reg|reg.*dinov2", "dinov2_with_registers"),
+    (r"dinov2", "dinov2"),
+    (r"dinov3.*convnext|convnext.*dinov3", "dinov3_convnext"),
+    (r"dinov3", "dinov3_vit"),
+    (r"siglip", "siglip"),
+    (r"aimv2", "aimv2"),
+    (r"^beit", "beit"),
+    (r"^deit", "deit"),
+    (r"^convnextv2", "convnextv2"),
+    (r"^convnext", "convnext"),
+    (r"^resnetv2", "bit"),
+    (r"^resnet", "resnet"),
+    (r"^swinv2", "swinv2"),
+    (r"^swin", "swin"),
+    (r"^vit", "vit"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A model of another library.
+
+    Attributes:
+      config: a recipe: its objective and data, as vitfm stores them.
+      state: {"params": ..., "extra": ...}, nested dicts of NumPy arrays.
+      lineage: where it comes from: `run`, `format`, `family`, `hash` of the tensors, `taken`, and those `unused`.
+      notes: what a person should know of how it was read.
+    """
+
+    config: Mapping[str, Any]
+    state: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    notes: Sequence[str]
+
+
+def is_one(path: str | pathlib.Path) -> bool:
+    """Whether there is a model of another library, rather than a run."""
+    return folder.is_one(pathlib.Path(path).expanduser())
+
+
+def read(path: str | pathlib.Path) -> Imported:
+    """Reads a folder of transformers, timm or open_clip.
+
+    Raises:
+      ConfigError: its configuration asks for what vitfm lacks, or for what no one has, by key and value.
+      CheckpointError: its weights are damaged, or not those that the configuration describes, by file and name.
+    """
+    found = folder.read(pathlib.Path(path).expanduser())
+    name = family(found)
+    module = _module(name, found)
+    notes: list[str] = []
+    with _naming(found.path):
+        objective = _objective(module, found)
+        data = _data(found, objective, notes)
+    config = {"objective": objective, "data": data, "total": 1, "batch_size": 1}
+    made = config_lib.call(pipeline.make, data, where="data")
+    like = shapes(objective, made.facts)
+    rows = function(module, found.format, "rows")(objective)
+    tensors, unused = _used(found, name, module, rows, objective)
+    state = weights.to_ours(rows, tensors, like, where=str(_weights_file(found)))
+    lineage = {
+        "run": str(path),
+        "step": 0,
+        "format": found.format,
+        "family": name,
+        "hash": content(tensors),
+        "taken": sorted(tensors),
+        "unused": unused,
+    }
+    return Imported(config, state, lineage, notes)
+
+
+def shapes(objective: Mapping[str, Any], facts: pipeline.Facts) -> dict[str, Any]:
+    """Of the parameters and the other state of an objective: {"params": ..., "extra": ...}."""
+    made = base.make(objective, data=facts, dtype=jnp.float32, schedule=lambda spec, where: lambda step: 0.0)
+    side = facts.image_size
+    text = jnp.zeros((1, facts.text_length or 1), jnp.int32)
+    batch = {"image": jnp.zeros((1, side, side, facts.channels)), "text": text, "text_mask": text == 0}
+    variables = jax.eval_shape(lambda: made.init(jax.random.key(0), batch))
+    return {"params": variables.params, "extra": variables.extra}
+
+
+def content(tensors: Mapping[str, np.ndarray]) -> str:
+    """A hash of all tensors that does not depend on how they are sharded."""
+    hashes = integrity.hashes({name: np.asarray(tensors[name]) for name in sorted(tensors)})
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def family(found: folder.Folder) -> str:
+    """The file in `vitfm/interop/families` that reads this folder.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    known = [m.name for m in pkgutil.iter_modules(families.__path__) if not m.name.startswith("_")]
+    if found.format == "transformers":
+        name = str(found.config["model_type"]).replace("-", "_")
+        if name not in known:
+            raise ConfigError(
+                f"{found.path / folder.CONFIG}: model_type = {found.config['model_type']!r} is no family that vitfm "
+                f"reads: {config_lib.nearest(name, known)}"
+            )
+        return name
+    if found.format == "open_clip":
+        return "siglip" if "init_logit_bias" in found.config.get("model_cfg", {}) else "clip"
+    architecture = found.config["architecture"]
+    name = next((name for pattern, name in TIMM if re.search(pattern, architecture) and name in known), None)
+    if name is None:
+        raise ConfigError(
+            f"{found.path / folder.CONFIG}: architecture = {architecture!r} is none of timm's that vitfm reads; it "
+            f"knows those called {', '.join(sorted(name for _, name in TIMM if name in known))}."
+        )
+    return name
+
+
+def _module(name: str, found: folder.Folder) -> ModuleType:
+    module = importlib.import_module(f"vitfm.interop.families.{name}")
+    if function(module, found.format, "read") is None:
+        raise ConfigError(f"{found.path}: vitfm reads {name} in other formats, not yet in that of {found.format}.")
+    return module
+
+
+def function(module: ModuleType, format: str, name: str) -> Any:
+    """`read`, `write` or `rows` of a family in a format; None where it lacks it."""
+    return getattr(module, name if format == "transformers" else f"{format}_{name}", None)
+
+
+class _naming:
+    """Puts the folder's path before messages of a family, which knows keys only."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ConfigError):
+            raise ConfigError(f"{self.path}: {error}") from None
+        if isinstance(error, KeyError):
+            raise ConfigError(f"{self.path}: {error.args[0]} is missing.") from None
+
+
+def _objective(module: ModuleType, found: folder.Folder) -> dict[str, Any]:
+    channels = found.config.get("num_channels", 3)
+    if channels != 3:
+        raise ConfigError(f"config.json: num_channels = {channels} is not supported; vitfm's images have 3 channels.")
+    if found.format == "timm":
+        return module.timm_read(found.config, found.tensors.shapes)
+    return function(module, found.format, "read")(found.config)
+
+
+def _data(found: folder.Folder, objective: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The recipe's `data`: no source, but preprocessing, classes and the tokenizer."""
+    if found.format == "timm":
+        data = preprocessing.timm(found.config)
+    elif found.format == "open_clip":
+        data = preprocessing.open_clip(found.config)
+    elif found.processor is not None:
+        data = preprocessing.transformers(found.processor)
+    else:
+        spec = objective.get("model", objective.get("image", {}))
+        data = preprocessing.assumed(spec.get("image_size", 224))
+        notes.append(
+            f"There is no {folder.PROCESSOR}: images are resized to {data['image_size']} x {data['image_size']} pixels "
+            "(bicubic) and normalised to [-1, 1]. If it was trained otherwise, put that file beside the weights."
+        )
+    data = {"source": None, **data}
+    if objective["name"] == "supervised":
+        several = objective.get("loss") == "sigmoid"
+        data["label"] = {"feature": "label", "classes": _classes(found.config, notes), "multi_label": several}
+    if "text" in objective:
+        data |= {"captions": {}, "tokenizer": _tokenizer(found)}
+    return data
+
+
+def _classes(config: Mapping[str, Any], notes: list[str]) -> list[str]:
+    """Names in the order of their indices; those that occur twice, as some of ImageNet's do, with their index."""
+    named = config.get("id2label") or {}
+    names = [str(named[key]) for key in sorted(named, key=int)]
+    names = names or list(config.get("label_names") or map(str, range(config.get("num_classes", 2))))
+    count = collections.Counter(names)
+    if max(count.values()) > 1:
+        twice = [name for name, times in count.items() if times > 1]
+        notes.append(f"Classes that share a name have their index behind it: {some(twice)}.")
+    return [f"{name} ({index})" if count[name] > 1 else name for index, name in enumerate(names)]
+
+
+def _tokenizer(found: folder.Folder) -> dict[str, Any]:
+    file = found.path / "tokenizer.json"
+    if not file.is_file():
+        raise ConfigError(
+            f"{file} is missing, which the text tower's tokens are made by. Where transformers is installed: "
+            "AutoTokenizer.from_pretrained(NAME).save_pretrained(folder)."
+        )
+    text = found.config.get("text_config") or found.config.get("model_cfg", {}).get("text_cfg", {})
+    length = text.get("max_position_embeddings") or text.get("context_length") or 77
+    return {"path": str(file.absolute()), "length": length}
+
+
+def _used(
+    found: folder.Folder, name: str, module: ModuleType, rows: Sequence[weights.Row], objective: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """The tensors that the rows name, by these names, and reason -> those that nothing we offer depends on.
+
+    Raises:
+      CheckpointError: a tensor that follows from the configuration is another one.
+    """
+    computed = dict(getattr(module, "computed", lambda objective: {})(objective))
+    patterns = getattr(module, "UNUSED", ())
+    wanted = [their for _, names, _ in rows for their in weights.listed(names)]
+    known = published.in_memory(name if found.format == "transformers" else "", [*wanted, *computed])
+    used: dict[str, np.ndarray] = {}
+    unused: dict[str, list[str]] = {}
+    for stored, tensor in _split(found, name):
+        reason = next((reason for pattern, reason in patterns if re.search(pattern, stored)), None)
+        here = known.get(stored, stored)
+        if here in computed:
+            _check_computed(stored, tensor(), computed[here], _weights_file(found))
+        elif here not in known.values() and reason is not None:
+            unused.setdefault(reason, []).append(stored)
+        elif here in used:
+            raise CheckpointError(f"{_weights_file(found)} holds {here} twice, under two names.")
+        else:
+            used[here] = tensor()
+    return used, unused
+
+
+def _split(found: folder.Folder, name: str) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """(name, how to read it) of each tensor, those that are several in memory as several."""
+    for stored in found.tensors:
+        parts = published.parts(name, stored) if found.format == "transformers" else ()
+        for index, part in enumerate(parts):
+            yield (
+                part,
+                functools.partial(lambda key, i, n: np.split(found.tensors[key], n)[i], stored, index, len(parts)),
+            )
+        if not parts:
+            yield stored, functools.partial(found.tensors.__getitem__, stored)
+
+
+def _part(tensors: Mapping[str, np.ndarray], name: str, index: int, count: int) -> np.ndarray:
+    return np.split(tensors[name], count)[index]
+
+
+def _check_computed(name: str, array: np.ndarray, computed: np.ndarray, where: pathlib.Path) -> None:
+    """Refuses a tensor that we don't take but compute, and that is another one."""
+    if array.shape != computed.shape or not np.allclose(np.float32(array), np.float32(computed), rtol=1e-3, atol=1e-3):
+        raise CheckpointError(
+            f"{where}: {name} is not what follows from the configuration, from which vitfm computes it."
+        )
+
+
+def _weights_file(found: folder.Folder) -> pathlib.Path:
+    files = sorted({str(file) for file in found.tensors.files.values()})
+    return pathlib.Path(files[0]) if len(files) == 1 else found.path
+
+
+def leaves_of(path: str) -> dict[str, np.ndarray] | None:
+    """Every array of a model of another library by its full name in our state; None where there is none."""
+    return leaves(read(path).state) if is_one(path) else None
+
+
+def leaves(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Every array of a state by its full name."""
+    return dict(trees.named_leaves(state))
