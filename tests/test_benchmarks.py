@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    backbones,
     clip_vs_open_clip,
     equal_time,
     mae_saving,
@@ -112,7 +113,19 @@ def test_representations_are_compared(tmp_path):
     assert json.loads((tmp_path / "mae_3" / "config.json").read_text())["seed"] == 3
 
 
-@pytest.mark.parametrize("module", [step, clip_vs_open_clip, supervised_vs_timm, mae_saving, representations])
+def test_backbones_are_compared(tmp_path):
+    options = ("--models=nano", "--size=32", "--batch=2", "--steps=1", "--rounds=2")
+    text, result = run("backbones", tmp_path / "backbones.json", *options)
+    assert all(name in text for name in (*backbones.COLUMNS, "nano inference", "nano train"))
+    assert all(value > 0 for row in result["summary"].values() for value in row.values())
+    for sides in result["sides"].values():
+        assert sides["vitfm"]["parameters"] == sides["timm"]["parameters"]
+        assert all(len(side["milliseconds"]) == 2 for side in sides.values())
+
+
+@pytest.mark.parametrize(
+    "module", [step, backbones, clip_vs_open_clip, supervised_vs_timm, mae_saving, representations]
+)
 def test_help_teaches(module, capsys):
     with pytest.raises(SystemExit):
         module.main(["--help"])

@@ -16,7 +16,12 @@ TOWER = {"patch_size": 16, "hidden_dim": 32, "depth": 2, "num_heads": 2}
 CHANGES = {
     "supervised": {"objective.model": {"name": "vit", "drop_path_rate": 0.2, **TOWER}},
     "mae": {"objective.model": TOWER, "objective.decoder": {"hidden_dim": 16, "depth": 1, "num_heads": 2}},
-    "dino": {"objective.model": {"pool": "cls", **TOWER}, "objective.prototypes": 32, "objective.hidden_dim": 32},
+    "dino": {
+        "objective.model": {"pool": "cls", **TOWER},
+        "objective.prototypes": 32,
+        "objective.hidden_dim": 32,
+        "objective.centering": "centre",
+    },
 }
 SHORT = {"total": 6, "batch_size": 16, "ema_decay": 0.9, "log_every": 2, "checkpoint": {"every": 3, "keep": 2}}
 

@@ -20,8 +20,8 @@ from vitfm import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOTAL = 10
-# Tests compile for longer than they compute: without LLVM's optimisations they take half the time. And XLA ends a process
-# where a device is 40 s late for a collective: on a crowded machine that is nobody's fault.
+# Tests compile for longer than they compute: without LLVM's optimisations they take half the time. And XLA ends a
+# process where a device is 40 s late for a collective: on a crowded machine that is nobody's fault.
 FLAGS = (
     "--xla_backend_optimization_level=0 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_cpu_collective_timeout_seconds=600"
