@@ -2,8 +2,8 @@
 
     python -m vitfm.main --config=configs/supervised.py
 
-Hardware: two CPU cores. Time: about five minutes.
-Expected: see docs/recipes/supervised.md.
+Hardware: two CPU cores. Time: three and a half minutes with AVX-512.
+Expected: on drawings of a fifth hand, 98 subgroups, 43.5% top-1 and 71% top-5; docs/recipes/supervised.md has more.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -60,14 +60,18 @@ class Program:
         return {prefix: evaluated(params) for prefix, params in models.items() if params is not None}
 
 
-def build(recipe: Recipe) -> Program:
+def build(recipe: Recipe, devices: Sequence[jax.Device] | None = None) -> Program:
     """Everything that can be wrong with a recipe is found here, before anything compiles.
+
+    Args:
+      recipe: what is to be run.
+      devices: that it is compiled for; None for those that are there.
 
     Raises:
       ConfigError: names, types, sizes or durations that make no sense.
     """
-    meshes.check_batch(recipe.batch_size, recipe.accumulate)
-    mesh = config_lib.call(meshes.make, recipe.mesh, where="mesh")
+    mesh = config_lib.call(meshes.make, recipe.mesh, where="mesh", devices=devices)
+    meshes.check_batch(recipe.batch_size, recipe.accumulate, mesh.size)
     data = recipes.make_data(recipe)
     loader = data.train_loader(batch_size=recipe.batch_size, seed=recipe.seed)
     total, to_steps = _durations(recipe, len(loader.source))

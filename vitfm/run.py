@@ -66,17 +66,18 @@ def load(path: str, step: int | None = None) -> Run:
     """
     if imported.is_one(path):
         found = imported.read(path)
-        return _made(found.config, lambda name: found.state[name], 0)
+        return _made(found.config, recipes.parse(found.config), lambda name: found.state[name], 0)
     workdir = pathlib.Path(path).expanduser()
     config = files.read_json(workdir / files.CONFIG)
     if config is None:
         raise config_lib.ConfigError(f"There is no run in {path}: {workdir / files.CONFIG} does not exist.")
+    recipe = recipes.parse(config)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         step = checkpoints.latest() if step is None else step
         if step is None:
             raise config_lib.ConfigError(f"The run in {path} has saved no checkpoint yet.")
         _check_identity(config, checkpoints.meta(step).get("config"), workdir)
-        return _made(config, lambda name: checkpoints.restore_subtree(name, step), step)
+        return _made(config, recipe, lambda name: checkpoints.restore_subtree(name, step), step)
 
 
 def _check_identity(config: Mapping[str, Any], trained: Mapping[str, Any] | None, workdir: pathlib.Path) -> None:
@@ -94,9 +95,8 @@ def _check_identity(config: Mapping[str, Any], trained: Mapping[str, Any] | None
         )
 
 
-def _made(config: Mapping[str, Any], restore: Callable[[str], Any], step: int) -> Run:
+def _made(config: Mapping[str, Any], recipe: recipes.Recipe, restore: Callable[[str], Any], step: int) -> Run:
     """The run of a recipe whose state is read by parts, "params" and "extra"."""
-    recipe = recipes.parse(config)
     data = recipes.make_data(recipe)
     objective = recipes.make_objective(recipe, data)
     params = restore("params")

@@ -6,7 +6,6 @@ A worker of `benchmarks.backbones`; its settings are `side`, `model`, `mode`, `b
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -112,19 +111,13 @@ def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
     greeting = {"parameters": parameters, "first_step_seconds": time.perf_counter() - begin}
 
     def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-        used = [_processor_seconds()]
-        milliseconds = learners.timed(lambda: (step(), used.append(_processor_seconds())), request["steps"])
+        used = [time.process_time()]
+        milliseconds = learners.timed(lambda: (step(), used.append(time.process_time())), request["steps"])
         processor = [1e3 * (b - a) for a, b in itertools.pairwise(used)]
         memory = learners.peak_memory()
         return {"milliseconds": milliseconds, "processor_milliseconds": processor, "peak_memory_bytes": memory}
 
     return greeting, answer
-
-
-def _processor_seconds() -> float:
-    """Of all threads of this process."""
-    times = os.times()
-    return times.user + times.system
 
 
 if __name__ == "__main__":

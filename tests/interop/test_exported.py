@@ -157,7 +157,7 @@ def embedded(run: pathlib.Path) -> np.ndarray:
 def test_what_a_library_lacks_is_refused_by_the_option(
     classifier: pathlib.Path, clip: pathlib.Path, tmp_path: pathlib.Path
 ):
-    with pytest.raises(ConfigError, match=r"vit: config.objective.model.pre_norm = True"):
+    with pytest.raises(ConfigError, match=r"vit: config.objective.model.stem_bias = False"):
         exported.write(str(clip), str(tmp_path / "a"), family="vit")
     with pytest.raises(ConfigError, match=r"--format=onnx"):
         exported.write(str(classifier), str(tmp_path / "b"), format="onnx")

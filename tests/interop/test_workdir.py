@@ -97,7 +97,7 @@ def test_a_run_starts_from_it(source: str, folder: pathlib.Path, run: pathlib.Pa
 
 
 def test_an_imported_model_does_not_train(run: pathlib.Path, tmp_path: pathlib.Path):
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_text()) | {"batch_size": 8}
     with pytest.raises(ConfigError, match=r"config.data.source is None"):
         train_lib.train(config, str(tmp_path / "new"))
 

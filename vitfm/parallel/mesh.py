@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,25 +15,26 @@ AXES = ("data", "fsdp")
 BATCH = PartitionSpec(AXES)  # The batch axis is split over every device.
 
 
-def make(*, data: int = -1, fsdp: int = 1) -> Mesh:
+def make(*, data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over all devices.
 
     Args:
       data: copies of the parameters; -1 takes the devices that `fsdp` leaves.
       fsdp: devices among which one copy of the parameters and the optimizer's state is split; -1 takes all.
+      devices: other than those that are there, for programs that are compiled here and run elsewhere.
 
     Raises:
       ConfigError: the sizes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    count = len(devices or jax.devices())
     sizes = [data, fsdp]
     if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = devices // max(1, sizes[1 - sizes.index(-1)])
-    if min(sizes) < 1 or int(np.prod(sizes)) != devices:
+        sizes[sizes.index(-1)] = count // max(1, sizes[1 - sizes.index(-1)])
+    if min(sizes) < 1 or int(np.prod(sizes)) != count:
         raise ConfigError(
-            f"config.mesh: data = {data} x fsdp = {fsdp} does not make {devices} devices. Leave one of them -1."
+            f"config.mesh: data = {data} x fsdp = {fsdp} does not make {count} devices. Leave one of them -1."
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -57,13 +59,13 @@ def place_global(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree)
 
 
-def check_batch(batch_size: int, accumulate: int) -> None:
-    """Refuses a batch that does not split evenly.
+def check_batch(batch_size: int, accumulate: int, devices: int | None = None) -> None:
+    """Refuses a batch that does not split evenly among `devices`, those that are there when None.
 
     Raises:
       ConfigError: a micro-batch does not divide among the devices.
     """
-    devices = jax.device_count()
+    devices = jax.device_count() if devices is None else devices
     if batch_size % (devices * accumulate):
         unit = devices * accumulate
         below, above = batch_size // unit * unit, -(-batch_size // unit) * unit

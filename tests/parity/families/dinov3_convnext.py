@@ -21,5 +21,5 @@ def _case(name: str, image: tuple[int, int], **config: Any) -> Case:
 
 CASES = [
     _case("square", (64, 64)),
-    _case("not square, odd, epsilon 1e-5, tanh GELU", (99, 38), layer_norm_eps=1e-5, hidden_act="gelu_new"),
+    _case("not square, odd, epsilon 1e-5, tanh GELU", (99, 38), layer_norm_eps=1e-5, hidden_act="gelu_pytorch_tanh"),
 ]
