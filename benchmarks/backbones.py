@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import tables, workers
+from benchmarks import flags, tables, workers
 from benchmarks.learners.backbones import MODELS
 
 _HELP = """\
@@ -102,15 +102,6 @@ def cells(row: Mapping[str, float]) -> list[str]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    def names(known: Sequence[str]) -> Any:
-        def parse(text: str) -> list[str]:
-            unknown = [name for name in text.split(",") if name not in known]
-            if unknown:
-                raise argparse.ArgumentTypeError(f"no {unknown[0]!r}; there are {', '.join(known)}")
-            return text.split(",")
-
-        return parse
-
     parser = argparse.ArgumentParser(
         "python -m benchmarks.backbones",
         description=__doc__,
@@ -119,9 +110,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     models = [name for name in MODELS if name != "nano"]  # That one is for tests.
     parser.add_argument(
-        "--models", type=names(list(MODELS)), default=models, metavar="NAME,...", help=", ".join(models)
+        "--models", type=flags.names("model", MODELS), default=models, metavar="NAME,...", help=", ".join(models)
     )
-    parser.add_argument("--modes", type=names(MODES), default=list(MODES), metavar="NAME,...", help=", ".join(MODES))
+    parser.add_argument(
+        "--modes", type=flags.names("mode", MODES), default=list(MODES), metavar="NAME,...", help=", ".join(MODES)
+    )
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images a step (8)")
     parser.add_argument("--size", type=int, default=224, metavar="N", help="side of the images in pixels (224)")
     parser.add_argument("--steps", type=int, default=2, metavar="N", help="steps a side takes in its turn (2)")

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import tables, workers
+from benchmarks import flags, tables, workers
 from benchmarks.sizes import SIZES
 
 _HELP = """\
@@ -128,14 +128,6 @@ def _typical(side: Mapping[str, Any]) -> float:
     return statistics.median(side["milliseconds"])
 
 
-def _peers(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in OBJECTIVES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no peer {unknown[0]!r}; there are {', '.join(OBJECTIVES)}")
-    return names
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.step",
@@ -144,7 +136,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--peer", type=_peers, default=["open_clip"], metavar="NAME,NAME,...", help="whom to compare with (open_clip)"
+        "--peer",
+        type=flags.names("peer", OBJECTIVES),
+        default=["open_clip"],
+        metavar="NAME,NAME,...",
+        help="whom to compare with (open_clip)",
     )
     parser.add_argument(
         "--size", choices=list(SIZES), default="tiny", help="the architecture, see benchmarks/sizes.py (default: tiny)"

@@ -21,7 +21,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-from benchmarks import tables, workers
+from benchmarks import flags, tables, workers
 from tests import imagenet
 from vitfm import program, recipe
 from vitfm.models.sizes import SIZES
@@ -38,11 +38,11 @@ reading the table, all of one chip and one step:
   peak GB        arguments + results - arguments that results overwrite + temporaries, 1e9
   temporaries GB the part of it that is neither state nor batch
   TFLOP          of the model by formula: products of the forward pass times 3
-  ratio          over big_vision's step of the same sizes (shared measurements of the issue)
+  ratio          over big_vision's step of the same sizes, compiled likewise
 """
 
 # Model -> (GB accessed, peak GB) of big_vision's step: v5e:4x4, 64 images a chip, bfloat16, AdamW, parameters sharded;
-# the scanned ones with full rematerialisation. Measured for this project's issue 4, not by this program.
+# the scanned ones with full rematerialisation. Measured once, apart from this program.
 BIG_VISION = {"vit_b16": (80.7, 5.28), "vit_b16_scan": (None, 2.86), "vit_l16_scan": (None, 4.74)}
 MODELS: dict[str, dict[str, Any]] = {
     "vit_b16": {"size": "B"},
@@ -163,14 +163,6 @@ def _cells(side: Mapping[str, float], theirs: tuple[float | None, float | None])
     ]
 
 
-def _models(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in MODELS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no model {unknown[0]!r}; there are {', '.join(MODELS)}")
-    return names
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.tpu_step",
@@ -180,7 +172,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--topology", default="v5e:4x4", help="kind and arrangement of chips (v5e:4x4)")
     parser.add_argument(
-        "--models", type=_models, default=list(MODELS), metavar="NAME,...", help=f"of {', '.join(MODELS)} (all)"
+        "--models",
+        type=flags.names("model", MODELS),
+        default=list(MODELS),
+        metavar="NAME,...",
+        help=f"of {', '.join(MODELS)} (all)",
     )
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="images a chip (64)")
     parser.add_argument(

@@ -28,7 +28,7 @@ from vitfm.metrics import progress
 from vitfm.metrics.timers import Timers, share
 from vitfm.metrics.window import Window
 from vitfm.metrics.writers import Writer
-from vitfm.models import vit
+from vitfm.models import position
 from vitfm.parallel import mesh as meshes
 from vitfm.program import Program
 from vitfm.session import Session
@@ -103,7 +103,7 @@ def _warm_start(p: Program) -> warm_start.Start | None:
     """What a new run takes from another's checkpoint, where its recipe names one."""
     if p.recipe.init is None:
         return None
-    context = {"params": p.shapes.params, "resize": vit.resize_position, "foreign": imported.leaves_of}
+    context = {"params": p.shapes.params, "resize": position.resize_position, "foreign": imported.leaves_of}
     return config_lib.call(warm_start.make, p.recipe.init, where="init", **context)
 
 

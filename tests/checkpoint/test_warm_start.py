@@ -18,7 +18,7 @@ from vitfm import tree
 from vitfm.checkpoint import warm_start
 from vitfm.checkpoint.manager import CheckpointError, Checkpoints
 from vitfm.config import ConfigError, UserError
-from vitfm.models import vit
+from vitfm.models import position
 
 STEP = 30
 
@@ -57,7 +57,7 @@ def classifier(grid: int = 4, classes: int = 7, **more: Any) -> dict[str, Any]:
 
 
 def start(run: str, params: Any, **options: Any) -> warm_start.Start:
-    return warm_start.make(run=run, params=params, resize=vit.resize_position, **options)
+    return warm_start.make(run=run, params=params, resize=position.resize_position, **options)
 
 
 def assert_same(ours: Mapping[str, np.ndarray], theirs: Any) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from vitfm.models import transformer
 from vitfm.models.activations import ACTIVATIONS
-from vitfm.models.transformer import Attention, LayerNorm, Transformer
+from vitfm.models.norms import LayerNorm
+from vitfm.models.transformer import Attention, Transformer
 
 PLAIN = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),

@@ -13,11 +13,13 @@ import pytest
 from vitfm.config import ConfigError
 from vitfm.models import stem as stems
 from vitfm.models import vit
+from vitfm.models.position import resize_position
+from vitfm.models.vision_transformer import ViT
 
 SMALL: dict[str, Any] = {"image_size": 32, "patch_size": 8, "hidden_dim": 16, "depth": 1, "num_heads": 2}
 
 
-def made(**options: Any) -> tuple[vit.ViT, Any]:
+def made(**options: Any) -> tuple[ViT, Any]:
     model = vit.make(**{**SMALL, **options})
     size = model.image_size
     return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, 3)))
@@ -29,7 +31,7 @@ def some_images(*shape: int) -> np.ndarray:
 
 def test_patches_are_row_major_in_the_image_and_in_the_patch():
     images = some_images(2, 12, 20, 3)
-    patches = vit.patches(images, 4)
+    patches = stems.patches(images, 4)
     assert patches.shape == (2, 3, 5, 48)
     for row, column in np.ndindex(3, 5):
         expected = images[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].reshape(2, -1)
@@ -38,12 +40,12 @@ def test_patches_are_row_major_in_the_image_and_in_the_patch():
 
 def test_positions_are_left_alone_on_their_own_grid_and_smooth_on_others():
     position = jnp.asarray(some_images(4, 4, 3))
-    assert vit.resize_position(position, (4, 4)) is position
+    assert resize_position(position, (4, 4)) is position
     flat = jnp.full((4, 4, 3), 0.7)
     for grid in ((2, 3), (9, 1), (5, 8)):
-        np.testing.assert_allclose(vit.resize_position(flat, grid), np.full((*grid, 3), 0.7), rtol=1e-5)
+        np.testing.assert_allclose(resize_position(flat, grid), np.full((*grid, 3), 0.7), rtol=1e-5)
     ramp = jnp.broadcast_to(jnp.arange(4.0)[:, None, None], (4, 4, 1))
-    resized = vit.resize_position(ramp, (8, 3))
+    resized = resize_position(ramp, (8, 3))
     assert (np.diff(resized[..., 0], axis=0) > 0).all()  # Rows stay rows.
     np.testing.assert_allclose(np.diff(resized[..., 0], axis=1), 0, atol=1e-5)
 

@@ -24,7 +24,6 @@ from vitfm.interop import exported, weights
 from vitfm.models import statistics
 from vitfm.objectives import base
 
-FORWARD, GRADIENT = 1e-5, 1e-4
 BATCH = 2
 
 

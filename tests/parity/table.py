@@ -8,7 +8,8 @@ import sys
 
 import jax
 
-from tests.parity.family import FORWARD, GRADIENT, Case, Pair, measured
+from tests.parity.family import Case, Pair, measured
+from tests.parity.weights import FORWARD, GRADIENT
 
 ROOT = pathlib.Path(__file__).parents[2]
 _HEAD = f"""\

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.parity import table
-from tests.parity.family import FORWARD, GRADIENT, Case, Pair, measured, torch
+from tests.parity.family import Case, Pair, measured, torch
+from tests.parity.weights import FORWARD, GRADIENT
 from vitfm.interop import weights
 
 CASES = table.cases()

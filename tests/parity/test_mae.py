@@ -27,7 +27,7 @@ from tests.parity.weights import (
     values,
     worst,
 )
-from vitfm.models import mae_decoder, vit
+from vitfm.models import mae_decoder, position, vit
 from vitfm.objectives import mae
 
 # The weight map; `qkv` is what the reference keeps in three.
@@ -194,7 +194,7 @@ def test_positions_are_theirs(name: str):
     for parameter, width in zip(FIXED, (both.case.width, both.case.decoder_width), strict=True):
         table = both.theirs.get_parameter(parameter).detach()[0]
         assert (table[0] == 0).all() and table[1:].std() > 0.1  # The class token stands nowhere.
-        ours = vit.sincos((both.side, both.side), width).reshape(-1, width)
+        ours = position.sincos((both.side, both.side), width).reshape(-1, width)
         assert relative_error(ours, table[1:]) < FORWARD
 
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from vitfm.config import ConfigError
 from vitfm.models import Features
 from vitfm.models.conv import convolve, max_pool
+from vitfm.models.drop_path import drop_path, drop_rates, fold_in
 from vitfm.models.resnet import REDUCTION
-from vitfm.models.transformer import drop_path
 
 
 def _size(depths: tuple[int, ...], factor: int) -> dict[str, object]:
@@ -136,18 +136,15 @@ class BiT(nn.Module):
         outputs = []
         for stage, depth in enumerate(self.depths):
             for index in range(depth):
-                layer = sum(self.depths[:stage]) + index
-                own = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
-                x = self._block(stage, index)(x, own)
+                x = self._block(stage, index)(x, fold_in(keys, sum(self.depths[:stage]) + index))
                 outputs.append(x)
         norm = GroupNorm(self.groups, self.epsilon, self.dtype, name="norm")
         layers = [nn.relu(norm(x)).reshape(len(x), -1, self.hidden_dim) for x in outputs[-max(last, 1) :]]
         return Features(layers[-1].mean(1), layers[-1], x.shape[1:3], 0, tuple(layers if last else ()))
 
     def _block(self, stage: int, index: int) -> nn.Module:
-        layer, total = sum(self.depths[:stage]) + index, sum(self.depths)
+        drop = drop_rates(self.drop_path_rate, sum(self.depths))[sum(self.depths[:stage]) + index]
         stride = 2 if stage and not index else 1
-        drop = self.drop_path_rate * layer / max(total - 1, 1)
         made = nn.remat(Block) if self.remat else Block
         options = (self.hidden_dims[stage], stride, index == 0, self.groups, self.epsilon, self.dtype, drop)
         return made(*options, name=f"stage_{stage}_block_{index:02d}")

@@ -15,9 +15,9 @@ from vitfm.config import ConfigError
 from vitfm.models import Features
 from vitfm.models.activations import ACTIVATIONS, Activation
 from vitfm.models.conv import depthwise
+from vitfm.models.drop_path import drop_path, drop_rates, fold_in
 from vitfm.models.norms import LayerNorm
 from vitfm.models.stem import patches
-from vitfm.models.transformer import drop_path
 
 # As published: T to XL in the first paper, A(tto), F(emto), P(ico), N(ano) and H(uge) in the second, XXL in OpenCLIP.
 SIZES = {
@@ -152,7 +152,7 @@ class ConvNeXt(nn.Module):
             if stage:
                 x = _patched(norm(f"downsample_{stage}_norm")(x), 2, width, self.dtype, f"downsample_{stage}")
             for index in range(depth):
-                x = self._block(stage, index)(x, _fold_in(keys, sum(self.depths[:stage]) + index))
+                x = self._block(stage, index)(x, fold_in(keys, sum(self.depths[:stage]) + index))
                 outputs.append(x)
         outputs = [x.reshape(len(x), -1, self.hidden_dim) for x in outputs[-max(last, 1) :]]
         final = norm("norm", self.epsilon if self.final_epsilon is None else self.final_epsilon)
@@ -161,8 +161,7 @@ class ConvNeXt(nn.Module):
         return Features(pooled, tokens[-1], x.shape[1:3], 0, tuple(tokens if last else ()))
 
     def _block(self, stage: int, index: int) -> nn.Module:
-        layer, total = sum(self.depths[:stage]) + index, sum(self.depths)
-        drop = self.drop_path_rate * layer / max(total - 1, 1)
+        drop = drop_rates(self.drop_path_rate, sum(self.depths))[sum(self.depths[:stage]) + index]
         made = nn.remat(Block) if self.remat else Block
         options = (self.grn, self.layer_scale, self.activation, self.epsilon, self.dtype, drop)
         return made(*options, name=f"stage_{stage}_block_{index:02d}")
@@ -174,10 +173,6 @@ class ConvNeXt(nn.Module):
         if min(images.shape[1:3]) < least:
             size = " x ".join(map(str, images.shape[1:3]))
             raise ConfigError(f"ConvNeXt makes its last patches of {least} pixels; images of {size} hold none.")
-
-
-def _fold_in(keys: jax.Array | None, layer: int) -> jax.Array | None:
-    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
 
 
 def make(

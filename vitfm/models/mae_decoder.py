@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from vitfm.config import ConfigError
 from vitfm.models.activations import Activation
+from vitfm.models.position import sincos
 from vitfm.models.transformer import Transformer
-from vitfm.models.vit import sincos
 
 
 class Decoder(nn.Module):

@@ -13,9 +13,10 @@ from flax.core import FrozenDict
 from vitfm.config import ConfigError
 from vitfm.models import Features
 from vitfm.models.activations import Activation
+from vitfm.models.drop_path import drop_rates, fold_in
 from vitfm.models.norms import LayerNorm
 from vitfm.models.position import resize_position
-from vitfm.models.vit import PatchStem
+from vitfm.models.stem import PatchStem
 from vitfm.models.windows import EPSILON, Block, Merge, Pair
 
 _THIN, _WIDE = (2, 2, 6, 2), (2, 2, 18, 2)
@@ -122,8 +123,8 @@ class Swin(nn.Module):
         grid = _fitted(images.shape[1:3], self.patch_size)
         x = self._embed(images, grid, masked)
         total, keys = sum(self.depths), keys if self.drop_path_rate else None
-        rates = [self.drop_path_rate * layer / max(total - 1, 1) for layer in range(total)]
-        folded = [None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, n) for n in range(total)]
+        rates = drop_rates(self.drop_path_rate, total)
+        folded = [fold_in(keys, layer) for layer in range(total)]
         for stage, depth in enumerate(self.depths):
             if stage:
                 x = Merge(self.version, self.dtype, name=f"stage_{stage}_merge")(x, grid)

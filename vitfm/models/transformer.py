@@ -16,11 +16,10 @@ import jax.numpy as jnp
 
 from vitfm.models.activations import Activation
 from vitfm.models.attention import Attention, Implementation
+from vitfm.models.drop_path import drop_path, drop_rates, fold_in
 from vitfm.models.mlp import Mlp
-from vitfm.models.norms import NORMS, LayerNorm, Norm
+from vitfm.models.norms import NORMS, Norm
 from vitfm.models.position import Grid, Place, RelativePosition
-
-__all__ = ["Attention", "Block", "LayerNorm", "Mlp", "Remat", "Style", "Transformer", "drop_path"]
 
 # What is kept for the backward pass; all else is computed again. "full" keeps nothing but each block's input, "dots"
 # all matrix products, "dots_no_batch" those with parameters, not the scores and sums of attention.
@@ -116,22 +115,6 @@ class Block(nn.Module):
         return norm(y) if self.style.placement == "post" else y
 
 
-def drop_path(x: jax.Array, keys: jax.Array | None, branch: int, rate: jax.Array | float) -> jax.Array:
-    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): a branch [B*N, D] is zero for an example, or 1/(1-rate).
-
-    Args:
-      x: the branch.
-      keys: [B], one an example; None drops nothing.
-      branch: which of a block's branches, so that each has draws of its own.
-      rate: probability to drop.
-    """
-    if keys is None:
-        return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, branch), 1 - rate))(keys)
-    factor = (keep / (1 - rate)).astype(x.dtype)
-    return (x.reshape(len(keys), -1) * factor[:, None]).reshape(x.shape)
-
-
 class Transformer(nn.Module):
     """`depth` blocks and a last norm over B sequences of N tokens.
 
@@ -185,7 +168,7 @@ class Transformer(nn.Module):
           The tokens [B, N, D], and of each of the `last` blocks the tokens after the final norm, in order.
         """
         batch, length, width = x.shape
-        rates = [self.drop_path_rate * layer / max(self.depth - 1, 1) for layer in range(self.depth)]
+        rates = drop_rates(self.drop_path_rate, self.depth)
         keys = keys if self.drop_path_rate else None
         options = (self.num_heads, self.mlp_dim or 4 * width, self.activation, self.epsilon, self.dtype, self.style)
         bias = None
@@ -215,8 +198,8 @@ class Transformer(nn.Module):
         block = nn.remat(Block, static_argnums=(2, 5), policy=self._policy()) if self.remat else Block
         outputs = []
         for layer, rate in enumerate(rates):
-            own = None if keys is None else _fold_in(keys, layer)
-            x = block(*options, name=f"block_{layer:02d}")(x, length, mask, own, rate, place, bias)
+            name = f"block_{layer:02d}"
+            x = block(*options, name=name)(x, length, mask, fold_in(keys, layer), rate, place, bias)
             outputs.append(x)
         return outputs[-max(last, 1) :]
 
@@ -235,8 +218,7 @@ class Transformer(nn.Module):
         """The same with stacked parameters, `blocks`."""
 
         def body(block: Block, x: jax.Array, layer: jax.Array, rate: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-            own = None if keys is None else _fold_in(keys, layer)
-            x = block(x, length, mask, own, rate, place, bias)
+            x = block(x, length, mask, fold_in(keys, layer), rate, place, bias)
             return x, x if last > 1 else None
 
         body = nn.remat(body, prevent_cse=False, policy=self._policy()) if self.remat else body
@@ -248,7 +230,3 @@ class Transformer(nn.Module):
 
     def _policy(self) -> Callable[..., bool] | None:
         return _POLICIES["full" if self.remat is True else self.remat]
-
-
-def _fold_in(keys: jax.Array, layer: jax.Array | int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, layer)

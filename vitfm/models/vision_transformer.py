@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from vitfm.config import ConfigError
 from vitfm.models import Features
+from vitfm.models.drop_path import fold_in
 from vitfm.models.norms import NORMS
 from vitfm.models.pooling import AttentionPool
 from vitfm.models.position import Grid, Place, Resize, Rope, resize_position, sincos
@@ -104,7 +105,7 @@ class ViT(nn.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         """The patches' tokens [B, K, D] in the compute dtype, and which these are [B, K], None for all."""
         if keys is not None and self.channel_dropout:
-            images = drop_channels(images, _fold_in(keys, _CHANNELS), self.channel_dropout)
+            images = drop_channels(images, fold_in(keys, _CHANNELS), self.channel_dropout)
         if keep is not None and isinstance(self.stem, ConvStem):
             raise ConfigError(
                 "The convolutional stem mixes neighbouring patches, so none can be hidden: stem = 'patch'."
@@ -166,7 +167,7 @@ class ViT(nn.Module):
         """Rotary positions of the tokens that are there."""
         if self.position != "rope":
             return None
-        keys = None if keys is None else _fold_in(keys, _ROPE)
+        keys = fold_in(keys, _ROPE)
         waves = self.rope(grid, self.width // self.num_heads, prefix, keys)
         if seen is None:
             return waves
@@ -187,10 +188,6 @@ class ViT(nn.Module):
 
     def _norm(self, name: str, x: jax.Array) -> jax.Array:
         return NORMS[self.transformer.style.norm](self.transformer.epsilon, self.dtype, name=name)(x)
-
-
-def _fold_in(keys: jax.Array, number: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def _random_numbers(count: int, keys: jax.Array, wanted: int) -> jax.Array:

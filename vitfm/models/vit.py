@@ -14,13 +14,13 @@ from vitfm.models.activations import Activation
 from vitfm.models.attention import Implementation
 from vitfm.models.norms import Norm
 from vitfm.models.pooling import AttentionPool
-from vitfm.models.position import Resize, Rope, resize_position, sincos
+from vitfm.models.position import Resize, Rope
 from vitfm.models.sizes import SIZES
-from vitfm.models.stem import ConvStem, PatchStem, patches
+from vitfm.models.stem import ConvStem, PatchStem
 from vitfm.models.transformer import Remat, Style, Transformer
 from vitfm.models.vision_transformer import Pool, Position, ViT
 
-__all__ = ["SIZES", "PatchStem", "ViT", "make", "patches", "resize_position", "sincos"]
+__all__ = ["SIZES", "make"]  # `vitfm.models.sized` looks for both in the file that a recipe names.
 
 
 def make(

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitfm.models.activations import Activation
+from vitfm.models.drop_path import drop_path
 from vitfm.models.mlp import Mlp
 from vitfm.models.norms import LayerNorm
 from vitfm.models.position import resize_position
-from vitfm.models.transformer import drop_path
 
 Pair = tuple[int, int]
 INITIAL = nn.initializers.normal(0.02)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from vitfm import models
 from vitfm.config import ConfigError
 from vitfm.losses import reconstruction
-from vitfm.models import probes, vit
+from vitfm.models import probes, stem
 from vitfm.objectives import base
 
 
@@ -156,7 +156,7 @@ class Autoencoder:
 
     def _pixels(self, image: jax.Array) -> jax.Array:
         """[B, N, P], the patches in row-major order."""
-        patches = vit.patches(image, self.encoder.patch_size)
+        patches = stem.patches(image, self.encoder.patch_size)
         return patches.reshape(len(image), -1, patches.shape[-1])
 
 
@@ -166,7 +166,7 @@ def _rows(x: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def _assembled(pixels: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
-    """The inverse of `vit.patches`: [B, N, size*size*C] -> images of `shape` [B, H, W, C]."""
+    """The inverse of `stem.patches`: [B, N, size*size*C] -> images of `shape` [B, H, W, C]."""
     batch, height, width, channels = shape
     x = pixels.reshape(batch, height // size, width // size, size, size, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(shape)

@@ -10,7 +10,7 @@ import numpy as np
 from vitfm.config import ConfigError
 from vitfm.interop import blocks, options
 from vitfm.interop.weights import Row, token
-from vitfm.models import vit
+from vitfm.models.position import sincos
 
 _BARE, _WHOLE = "ViTMAEModel", "ViTMAEForPreTraining"
 _DECODER = {  # Our option, transformers' key and its default.
@@ -97,7 +97,7 @@ def computed(objective: Mapping[str, Any]) -> dict[str, np.ndarray]:
     side = model["image_size"] // model["patch_size"]
 
     def table(width: int) -> np.ndarray:
-        grid = np.asarray(vit.sincos((side, side), width)).reshape(-1, width)
+        grid = np.asarray(sincos((side, side), width)).reshape(-1, width)
         return np.concatenate([np.zeros_like(grid[:1]), grid])[None]
 
     tables = {f"{'vit.' if whole else ''}embeddings.position_embeddings": table(model["hidden_dim"])}
