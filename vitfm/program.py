@@ -18,8 +18,8 @@ from vitfm.config import ConfigError, Duration
 from vitfm.data import loader as loading
 from vitfm.data import pipeline
 from vitfm.objectives.base import Objective
+from vitfm.parallel import compiler, sharding
 from vitfm.parallel import mesh as meshes
-from vitfm.parallel import sharding
 from vitfm.recipe import Recipe
 from vitfm.train_state import TrainState
 
@@ -100,7 +100,12 @@ def build(recipe: Recipe, devices: Sequence[jax.Device] | None = None) -> Progra
         gradients,
         shapes,
         jax.jit(create, out_shardings=shardings),
-        jax.jit(step, donate_argnums=0, out_shardings=(shardings, meshes.replicated(mesh))),
+        jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=(shardings, meshes.replicated(mesh)),
+            compiler_options=compiler.options(mesh),
+        ),
     )
 
 

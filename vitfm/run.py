@@ -22,6 +22,7 @@ from vitfm.interop import imported
 from vitfm.metrics import files
 from vitfm.objectives import base as base_objective
 from vitfm.objectives.base import Objective
+from vitfm.parallel import compiler
 from vitfm.parallel import mesh as meshes
 
 
@@ -161,7 +162,7 @@ def eval_context(
     """What evaluators work with: predict functions jitted over the mesh, and evaluation data placed on it."""
 
     def on_devices(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        jitted = jax.jit(function, out_shardings=meshes.replicated(mesh))
+        jitted = jax.jit(function, out_shardings=meshes.replicated(mesh), compiler_options=compiler.options(mesh))
         return lambda whole, *arrays: jitted(whole, *(_placed(x, mesh) for x in arrays))
 
     def batches(source: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[Mapping[str, jax.Array]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -48,6 +49,34 @@ def check(implementation: Implementation, dtype: jnp.dtype, biased: bool, platfo
         raise ConfigError("attention = 'splash' adds no relative-position bias to the scores: set it to 'plain'.")
 
 
+class Projection(nn.Module):
+    """A linear map to several axes, as one matrix product: [M, D] -> [M, prod(shape)].
+
+    In the product of `nn.DenseGeneral` the axes stay apart: on CPUs XLA then turns the gradient around, element by
+    element, before the product with the inputs, for a third of a small ViT's step.
+
+    Attributes:
+      shape: the axes; parameters are `kernel` [D, *shape] and `bias` [*shape].
+      use_bias: a bias.
+      dtype: compute dtype; parameters are float32.
+      kernel_init: called with the matrix's shape.
+    """
+
+    shape: tuple[int, ...]
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        matrix = (x.shape[-1], math.prod(self.shape))
+        initial = lambda key: self.kernel_init(key, matrix).reshape(-1, *self.shape)
+        x = x.astype(self.dtype) @ self.param("kernel", initial).reshape(matrix).astype(self.dtype)
+        if not self.use_bias:
+            return x
+        return x + self.param("bias", nn.initializers.zeros, self.shape).reshape(-1).astype(self.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over B sequences of N tokens given as one matrix: [B*N, D] -> [B*N, D].
 
@@ -85,7 +114,7 @@ class Attention(nn.Module):
         Args:
           x: [B*N, D].
           length: N.
-          mask: bool [B or 1, N, N], which keys a query sees; None for all.
+          mask: bool [B or 1, N or 1, N], which keys a query sees; None for all.
           bias: [heads, N, N] or [B, heads, N, N], added to the scores.
           rotation: rotary positions, cosines and sines, each [N, D/heads] or [B, 1, N, D/heads].
         """
@@ -93,10 +122,11 @@ class Attention(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads")
         dim = width // heads
-        qkv = self._projected(x, dim)
         # Batch and heads become one leading axis: the form in which XLA's CPU products are fastest.
-        qkv = qkv.reshape(-1, length, 3, heads, dim).transpose(2, 0, 3, 1, 4).reshape(3, -1, length, dim)
-        query, key, value = qkv[0], qkv[1], qkv[2]
+        query, key, value = (
+            t.reshape(-1, length, heads, dim).transpose(0, 2, 1, 3).reshape(-1, length, dim)
+            for t in jnp.split(self._projected(x, dim), 3, axis=1)
+        )
         if self.qk_norm is not None:
             query = NORMS[self.qk_norm](self.epsilon, self.dtype, name="query_norm")(query)
             key = NORMS[self.qk_norm](self.epsilon, self.dtype, name="key_norm")(key)
@@ -111,15 +141,15 @@ class Attention(nn.Module):
         return nn.Dense(width, self.out_bias, self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="out")(x)
 
     def _projected(self, x: jax.Array, dim: int) -> jax.Array:
-        """Queries, keys and values [B*N, 3, heads, dim]."""
-        shape, kernel_init = (3, self.num_heads, dim), nn.initializers.xavier_uniform()
-        use_bias = self.qkv_bias == "qkv"
-        x = nn.DenseGeneral(shape, use_bias=use_bias, dtype=self.dtype, kernel_init=kernel_init, name="qkv")(x)
-        if use_bias or not self.qkv_bias:
+        """Queries, keys and values [B*N, 3*D], each head by head."""
+        shape = (3, self.num_heads, dim)
+        x = Projection(shape, self.qkv_bias == "qkv", self.dtype, name="qkv")(x)
+        if self.qkv_bias in ("qkv", ""):
             return x
         some = self.param("qkv_bias", nn.initializers.zeros, (len(self.qkv_bias), *shape[1:])).astype(self.dtype)
         none = jnp.zeros(shape[1:], self.dtype)
-        return x + jnp.stack([some[self.qkv_bias.index(name)] if name in self.qkv_bias else none for name in "qkv"])
+        bias = jnp.stack([some[self.qkv_bias.index(name)] if name in self.qkv_bias else none for name in "qkv"])
+        return x + bias.reshape(-1)
 
     def _plain(
         self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, bias: jax.Array | None

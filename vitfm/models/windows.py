@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitfm.models.activations import Activation
+from vitfm.models.attention import Projection
 from vitfm.models.drop_path import drop_path
 from vitfm.models.mlp import Mlp
 from vitfm.models.norms import LayerNorm
@@ -125,12 +126,12 @@ class WindowAttention(nn.Module):
         width, heads, length = x.shape[-1], self.num_heads, math.prod(self.window)
         dim = width // heads
         use_bias = self.qkv_bias and self.version == 1
-        qkv = nn.DenseGeneral((3, heads, dim), use_bias=use_bias, dtype=self.dtype, kernel_init=INITIAL, name="qkv")(x)
+        qkv = Projection((3, heads, dim), use_bias, self.dtype, INITIAL, name="qkv")(x)
         if self.qkv_bias and self.version == 2:  # V2's keys have none.
             bias = self.param("qkv_bias", nn.initializers.zeros, (2, heads, dim)).astype(self.dtype)
-            qkv += jnp.stack([bias[0], jnp.zeros_like(bias[0]), bias[1]])
+            qkv += jnp.stack([bias[0], jnp.zeros_like(bias[0]), bias[1]]).reshape(-1)
         # Windows and heads become one leading axis, the form in which XLA's CPU products are fastest.
-        query, key, value = (qkv[:, part].reshape(-1, length, heads, dim) for part in range(3))
+        query, key, value = (part.reshape(-1, length, heads, dim) for part in jnp.split(qkv, 3, axis=1))
         if self.version == 1:
             query = query * dim**-0.5
         else:
