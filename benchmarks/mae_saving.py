@@ -70,7 +70,7 @@ def prepared(spec: dict[str, Any]) -> tuple[Callable[[], None], int]:
     built = program.build(recipe.parse(spec))
     batch = {key: value for key, value in next(built.loader.batches(0)).items() if key != loader.REPLACED}
     state = built.init(jax.random.key(0))
-    compiled = built.step.lower(built.shapes, mesh.place_local(built.mesh, batch)).compile()
+    compiled = built.compiled(mesh.place_local(built.mesh, batch))
 
     def step() -> None:
         nonlocal state

@@ -99,7 +99,7 @@ def measure(
     )
     example = {key: shape(value) for key, value in built.loader.example(0).items() if key in ("image", "label")}
     start = time.monotonic()
-    compiled = built.step.lower(built.shapes, example).compile()
+    compiled = built.compiled(example)
     seconds = time.monotonic() - start
     memory = compiled.memory_analysis()
     arguments, results = memory.argument_size_in_bytes, memory.output_size_in_bytes

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from tests.tiny import FLAGS
 
@@ -10,3 +15,12 @@ os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {F
 # XLA's CPU devices share a pool of as many threads as there are cores or devices. Collectives that do not depend on one
 # another may start in another order on each device; where they fill the pool, all wait for those that found no thread.
 os.environ.setdefault("PJRT_NPROC", "64")
+
+
+@pytest.fixture(autouse=True)
+def _no_compile_cache_for_the_next() -> Iterator[None]:
+    """A run points JAX at its own compiled programs, and JAX would write those of all later tests there, too."""
+    yield
+    if jax.config.jax_compilation_cache_dir is not None:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()

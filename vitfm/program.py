@@ -53,6 +53,10 @@ class Program:
     init: Callable[[jax.Array], TrainState]
     step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
 
+    def compiled(self, batch: Any) -> jax.stages.Compiled:
+        """`step` for batches like this one, as the devices run it best."""
+        return self.step.lower(self.shapes, batch).compile(compiler.options(self.mesh))
+
     def evaluated(self, state: TrainState) -> dict[str, Any]:
         """What metrics are prefixed with -> the parameters they are of: those trained and their moving average."""
         models = {"": state.params, "ema/": state.ema}
@@ -100,12 +104,7 @@ def build(recipe: Recipe, devices: Sequence[jax.Device] | None = None) -> Progra
         gradients,
         shapes,
         jax.jit(create, out_shardings=shardings),
-        jax.jit(
-            step,
-            donate_argnums=0,
-            out_shardings=(shardings, meshes.replicated(mesh)),
-            compiler_options=compiler.options(mesh),
-        ),
+        jax.jit(step, donate_argnums=0, out_shardings=(shardings, meshes.replicated(mesh))),
     )
 
 

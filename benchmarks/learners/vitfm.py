@@ -100,7 +100,7 @@ def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
     np.savez(settings["batch"], **dict(config_lib.flatten(batch)))
     state = built.init(jax.random.key(0))
     begin = time.perf_counter()
-    compiled = built.step.lower(built.shapes, mesh.place_local(built.mesh, batch)).compile()
+    compiled = built.compiled(mesh.place_local(built.mesh, batch))
 
     def step() -> None:
         nonlocal state

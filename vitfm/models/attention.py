@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vitfm.config import ConfigError
+from vitfm.models import dot_product
 from vitfm.models.norms import NORMS, Norm
 
 # "plain" is written below, "cudnn" is cuDNN's flash attention for NVIDIA GPUs, "splash" JAX's Pallas kernel for TPUs.
@@ -122,22 +123,21 @@ class Attention(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads")
         dim = width // heads
-        # Batch and heads become one leading axis: the form in which XLA's CPU products are fastest.
         query, key, value = (
-            t.reshape(-1, length, heads, dim).transpose(0, 2, 1, 3).reshape(-1, length, dim)
+            t.reshape(-1, length, heads, dim).transpose(0, 2, 1, 3)
             for t in jnp.split(self._projected(x, dim), 3, axis=1)
         )
         if self.qk_norm is not None:
             query = NORMS[self.qk_norm](self.epsilon, self.dtype, name="query_norm")(query)
             key = NORMS[self.qk_norm](self.epsilon, self.dtype, name="key_norm")(key)
         if rotation is not None:
-            query, key = (_rotated(t.reshape(-1, heads, length, dim), rotation).reshape(t.shape) for t in (query, key))
-        if self.implementation == "plain" or self.is_mutable_collection("intermediates"):
-            x = self._plain(query, key, value, mask, bias)
-        else:
-            kernel = {"cudnn": cudnn, "splash": splash}[self.implementation]
-            x = kernel(*(t.reshape(-1, heads, length, dim) for t in (query, key, value)), mask, bias)
-        x = x.reshape(-1, heads, length, dim).transpose(0, 2, 1, 3).reshape(-1, width)
+            query, key = _rotated(query, rotation), _rotated(key, rotation)
+        kept = self.is_mutable_collection("intermediates")
+        if kept:
+            self.sow("intermediates", "weights", dot_product.weights(query, key, bias, mask).astype(self.dtype))
+        kernels = {"plain": dot_product.attend, "cudnn": cudnn, "splash": splash}
+        x = kernels["plain" if kept else self.implementation](query, key, value, bias, mask)
+        x = x.transpose(0, 2, 1, 3).reshape(-1, width)
         return nn.Dense(width, self.out_bias, self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="out")(x)
 
     def _projected(self, x: jax.Array, dim: int) -> jax.Array:
@@ -150,20 +150,6 @@ class Attention(nn.Module):
         none = jnp.zeros(shape[1:], self.dtype)
         bias = jnp.stack([some[self.qkv_bias.index(name)] if name in self.qkv_bias else none for name in "qkv"])
         return x + bias.reshape(-1)
-
-    def _plain(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, bias: jax.Array | None
-    ) -> jax.Array:
-        """Softmax of the scaled products, times the values, all [B*heads, N, dim]."""
-        dim = query.shape[-1]
-        scores = jnp.einsum("bqd,bkd->bqk", query, key, preferred_element_type=jnp.float32) * dim**-0.5
-        if bias is not None:
-            scores = (scores.reshape(-1, self.num_heads, *scores.shape[1:]) + bias).reshape(scores.shape)
-        if mask is not None:
-            scores = jnp.where(jnp.repeat(mask, scores.shape[0] // mask.shape[0], axis=0), scores, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        self.sow("intermediates", "weights", weights)  # Kept only where the caller asks for it.
-        return jnp.einsum("bqk,bkd->bqd", weights, value)
 
 
 def _rotated(x: jax.Array, rotation: Rotation) -> jax.Array:

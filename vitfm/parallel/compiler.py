@@ -15,7 +15,7 @@ _CPU: dict[str, str] = {
 
 
 def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
-    """`compiler_options` of `jax.jit` for programs on `mesh`: none but on CPUs, nor those that this XLA lacks."""
+    """`compiler_options` for programs on `mesh`: none but on CPUs, nor those that this XLA lacks."""
     if mesh.devices.flat[0].platform != "cpu":
         return {}
     return {name: value for name, value in _CPU.items() if _known(name, value)}
