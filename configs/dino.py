@@ -2,6 +2,10 @@
 
     python -m vitfm.main --config=configs/dino.py
 
+To go on from an encoder of transformers', timm's or another run's of the same shape (docs/warm_start.md):
+
+    --config.init.run=~/dinov2 --config.optim.freeze='[["head/prototypes", "5%"], ["^encoder/", "5%"]]'
+
 Hardware: two CPU cores. Time: five minutes with AVX-512.
 Expected: on drawings of a fifth hand, 98 subgroups, 36% under the linear probe, where raw pixels have 27% and the
 untrained encoder 21%; docs/recipes/dino.md has more.

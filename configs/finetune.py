@@ -3,13 +3,14 @@
     python -m vitfm.main --config=configs/mae.py
     python -m vitfm.main --config=configs/finetune.py:runs/mae --workdir=runs/mae_finetuned
 
-The encoder is that of the run after the colon: of supervised, MAE, CLIP (its image tower) or DINO (its teacher). Where
-none is named it is that of configs/mae.py, from runs/mae. The table at the start says what was taken.
+The encoder is that of the run after the colon: of supervised, MAE, CLIP or SigLIP (their image tower) or DINO (its
+teacher). Where none is named it is that of configs/mae.py, from runs/mae. The table at the start says what was taken.
 
 From the published recipe for MAE (He et al. 2022, arXiv:2111.06377, table 9): layer-wise learning-rate decay 0.75, drop
 path 0.1, label smoothing 0.1, weight decay 0.05; shorter, as the data are small.
 
     --config.optim.freeze='["encoder"]'               only the head learns
+    --config.optim.freeze='[["encoder", "10%"]]'      the head alone for the first tenth of the run
     --config.data.image_size=96                       larger images; learned positions are interpolated to them
     --config.init.take.encoder=ema/encoder            from a run's averaged weights
 
@@ -30,8 +31,12 @@ ENCODERS = {
     "mae": ("model", "encoder"),
     "dino": ("model", "extra/teacher/encoder"),
     "clip": ("image", "image/tower"),
+    "siglip": ("image", "image/tower"),
 }
-DEFAULTS = {"mae": {"position": "sincos", "pool": "cls"}}  # What an objective chooses where its recipe does not say.
+DEFAULTS = {
+    "mae": {"position": "sincos", "pool": "cls"},
+    "siglip": {"pool": "map"},
+}  # What an objective chooses where its recipe does not say.
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

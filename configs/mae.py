@@ -2,6 +2,10 @@
 
     python -m vitfm.main --config=configs/mae.py
 
+To go on from an encoder of transformers', timm's or another run's of the same shape (docs/warm_start.md):
+
+    --config.init.run=~/vit --config.init.fresh='["^decoder"]' --config.optim.freeze='[["^encoder/", "5%"]]'
+
 Hardware: two CPU cores. Time: under five minutes with AVX-512.
 Expected: on drawings of a fifth hand, 98 subgroups, 38% under the linear probe, where raw pixels have 27% and the
 untrained encoder 23%; docs/recipes/mae.md has more.

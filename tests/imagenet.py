@@ -1,4 +1,4 @@
-"""A source that stands in for `tfds:imagenet2012`: its lengths, features and classes; all images are one picture."""
+"""A source that stands in for `tfds:imagenet2012` and `tfds:webli`: lengths, features, classes; one picture for all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from vitfm import config
 
-LENGTHS = {"train": 1_281_167, "validation": 50_000}
+LENGTHS = {"imagenet2012:train": 1_281_167, "imagenet2012:validation": 50_000}
+LENGTHS |= {"webli:train": 10_000_000, "webli:validation": 10_000}
 CLASSES = 1000
 
 
@@ -27,24 +28,25 @@ class Source:
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self._image, "label": np.int64(index % CLASSES), "file_name": f"{index}.JPEG"}
+        label = {} if self.name.startswith("webli") else {"label": np.int64(index % CLASSES)}
+        return {"image": self._image, **label, "caption": f"picture {index}", "file_name": f"{index}.JPEG"}
 
     def classes(self, feature: str) -> tuple[str, ...] | None:
         return tuple(f"n{number:08d}" for number in range(CLASSES)) if feature == "label" else None
 
 
 def make(rest: str) -> Source:
-    """Opens `imagenet2012:SPLIT`, or a part of it as `SPLIT[:99%]`."""
-    split, start, end = re.fullmatch(r"imagenet2012:(\w+)(?:\[(?:(\d+)%)?:(?:(\d+)%)?\])?", rest).groups()
+    """Opens `imagenet2012:SPLIT` or `webli:SPLIT`, or a part of it as `SPLIT[:99%]`."""
+    split, start, end = re.fullmatch(r"(\w+:\w+)(?:\[(?:(\d+)%)?:(?:(\d+)%)?\])?", rest).groups()
     percent = int(end or 100) - int(start or 0)
     return Source(rest, round(LENGTHS[split] * percent / 100))
 
 
 def in_place(value: Any) -> Any:
-    """A recipe, or a part of it, that reads this source where it read `tfds:imagenet2012`."""
+    """A recipe, or a part of it, that reads this source where it read `tfds:imagenet2012` or `tfds:webli`."""
     if isinstance(value, dict):
         return {key: in_place(item) for key, item in value.items()}
-    return value.replace("tfds:imagenet2012", f"{__name__}:imagenet2012") if isinstance(value, str) else value
+    return re.sub(r"tfds:(imagenet2012|webli):", rf"{__name__}:\1:", value) if isinstance(value, str) else value
 
 
 def load(path: str) -> dict[str, Any]:

@@ -202,7 +202,8 @@ def test_differences_name_the_leaves():
 
 
 leaves = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3)
-values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=6)
+inside = lambda inner: inner | st.dictionaries(st.sampled_from("abc"), inner, max_size=2)
+values = st.recursive(leaves, lambda inner: st.lists(inside(inner), max_size=3).map(tuple), max_leaves=6)
 recipes = st.recursive(
     st.dictionaries(st.sampled_from("abc"), values, max_size=3),
     lambda inner: st.dictionaries(st.sampled_from("abc"), values | inner, max_size=3),

@@ -1,8 +1,10 @@
-"""The full-size recipes are built and traced as they are, with a stand-in for ImageNet; nothing of them is computed."""
+"""The full-size recipes are built and traced as they are, on a stand-in for their data; nothing is computed."""
 
 from __future__ import annotations
 
+import itertools
 import pathlib
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,13 @@ import numpy as np
 import pytest
 
 from tests import imagenet
-from vitfm import program, recipe, tree
+from vitfm import config, program, recipe, tree
 from vitfm.data import loader
 from vitfm.evals import base as evaluation
 from vitfm.run import eval_context
 
-CONFIGS = {path.stem: path for path in sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*_in1k.py"))}
+ROOM = pathlib.Path(__file__).parents[1] / "configs"
+CONFIGS = {path.stem: path for data in ("in1k", "webli") for path in sorted(ROOM.glob(f"*_{data}.py"))}
 
 # What gradients move, as published.
 PARAMETERS = {
@@ -23,8 +26,17 @@ PARAMETERS = {
     "vit_s16_in1k": 22_050_664 - 198 * 384 + 385 * 384,
     # All of the published code's, without the fixed positions of encoder and decoder.
     "mae_b16_in1k": 111_907_840 - 197 * (768 + 512),
+    # transformers' SiglipModel of its default configuration, with the vocabulary of the tokenizer that stands in.
+    "siglip_b16_webli": 203_155_970 - (32_000 - 4_128) * 768,
     # timm's vit_small_patch16_224 without its head and the class token's own position; lightly's DINOProjectionHead.
     "dino_s16_in1k": 21_665_664 - 384 + 22_286_592,
+    # torchvision's resnet50 without its classifier; lightly's SimCLRProjectionHead without the last bias.
+    "simclr_r50_in1k": 25_557_032 - 2_049_000 + 4_460_800 - 128,
+    # timm's vit_small_patch16_224 without head and positions; lightly's MoCoProjectionHeads of 3 and 2 layers without
+    # the last norms' scales and biases.
+    "moco_v3_s16_in1k": 21_665_664 - 197 * 384 + 19_415_552 - 512 + 2_105_856 - 512,
+    # torchvision's resnet50 with 4 classes.
+    "rotation_r50_in1k": 25_557_032 - 2_049_000 + 4 * 2_049,
 }
 
 
@@ -41,3 +53,22 @@ def test_full_size_recipes(name: str, tmp_path: pathlib.Path):
     for evaluator, spec in p.recipe.evals.items():
         evaluation.make(evaluator, {key: value for key, value in spec.items() if key != "every"}, context)
         assert p.to_steps(spec.get("every", 0), evaluator) <= p.total
+
+
+SCALED = [path for path in sorted(ROOM.glob("*.py")) if "def scaled(" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", SCALED, ids=lambda path: path.stem)
+def test_fewer_images_get_smaller_batches_more_epochs_and_no_more_steps(path: pathlib.Path):
+    scaled = runpy.run_path(str(path))["scaled"]
+    sizes = {images: scaled(images) for images in (10_000, 100_000, 1_281_167)}
+    steps = [images * size["epochs"] / size["batch_size"] for images, size in sizes.items()]
+    for fewer, more in itertools.pairwise(sizes.values()):
+        assert fewer["batch_size"] <= more["batch_size"] and fewer["epochs"] >= more["epochs"]
+        assert fewer["learning_rate"] <= more["learning_rate"]
+        assert fewer.get("momentum", 0) <= more.get("momentum", 0)
+    assert all(fewer <= 1.3 * more for fewer, more in itertools.pairwise(steps))
+    assert all(size.get("queue", 0) <= images / 15 for images, size in sizes.items())
+    if path.stem in CONFIGS:  # Their argument is the number of images.
+        small, whole = (config.load_file(f"{path}{arg}") for arg in (":1e4", ""))
+        assert small.batch_size == sizes[10_000]["batch_size"] and whole.batch_size == sizes[1_281_167]["batch_size"]

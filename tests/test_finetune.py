@@ -18,6 +18,7 @@ from vitfm import config, recipe, tree
 from vitfm.checkpoint import warm_start
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.data.pipeline import Facts
+from vitfm.models import resizing
 from vitfm.objectives import base
 
 FILE = str(pathlib.Path(__file__).parents[1] / "configs/finetune.py")
@@ -31,6 +32,7 @@ OBJECTIVES = {
         "text": {"name": "text", "hidden_dim": 16, "depth": 1, "num_heads": 2},
     },
 }
+OBJECTIVES["siglip"] = OBJECTIVES["clip"]
 
 
 def shapes(objective: dict[str, Any], image_size: int) -> dict[str, tuple[int, ...]]:
@@ -58,7 +60,9 @@ def test_every_objectives_encoder_fits(name: str, image_size: int, tmp_path: pat
     state = shapes(found["objective"], image_size)
     params = {leaf.removeprefix("params/"): shape for leaf, shape in state.items()}
     head = {leaf for leaf in params if leaf.startswith("head/")}
-    rows = warm_start.plan(params, shapes(source["objective"], 32), found["init"]["take"], head, where="the run")
+    rows = warm_start.plan(
+        params, shapes(source["objective"], 32), found["init"]["take"], head, resizing.make(), where="the run"
+    )
     assert {row.name for row in rows if row.what == "fresh"} == head
     resized = {row.name for row in rows if row.what == "resized"}
     assert resized == ({"encoder/position"} if image_size == 64 and name != "mae" else set())
@@ -74,7 +78,9 @@ def test_other_folders_and_objectives_are_refused(tmp_path: pathlib.Path):
     with pytest.raises(config.ConfigError, match=r"no run in '.*': it holds no config\.json"):
         config.load_file(f"{FILE}:{tmp_path}")
     (tmp_path / "config.json").write_text('{"objective": {"name": "my.own"}, "data": {}}')
-    with pytest.raises(config.ConfigError, match=r"learned 'my\.own', .* supervised, mae, dino, clip\. Add where"):
+    with pytest.raises(
+        config.ConfigError, match=r"learned 'my\.own', .* supervised, mae, dino, clip, siglip\. Add where"
+    ):
         config.load_file(f"{FILE}:{tmp_path}")
 
 
@@ -96,7 +102,7 @@ def test_a_run_is_fine_tuned_at_a_higher_resolution(tmp_path: pathlib.Path):
     said = train(f"finetune.py:{source}", tuned, "--config.data.image_size=96", head)
     assert "resized" in said and "fresh" in said
     before, after = (Checkpoints(run / "checkpoints") for run in (source, tuned))
-    assert after.meta()["lineage"]["resized"] == ["encoder/position"]
+    assert after.meta()["lineage"]["resized"] == {"encoder/position": "antialiased, grid 8 x 8 -> 12 x 12"}
     kernel = "params/encoder/transformer/norm/scale"
     np.testing.assert_array_equal(before.restore_subtree(kernel), after.restore_subtree(kernel))
     assert np.any(after.restore_subtree("params/head/logits/kernel"))  # It began with zeros.

@@ -183,6 +183,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _listed(value: Any) -> Any:
     """Tuples at any depth as lists, which is how a stored recipe has them."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
 
 

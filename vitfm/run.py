@@ -22,7 +22,6 @@ from vitfm.interop import imported
 from vitfm.metrics import files
 from vitfm.objectives import base as base_objective
 from vitfm.objectives.base import Objective
-from vitfm.parallel import compiler
 from vitfm.parallel import mesh as meshes
 
 
@@ -53,12 +52,20 @@ class Run:
         return [*super().__dir__(), *self.predict]
 
 
-def load(path: str, step: int | None = None) -> Run:
-    """Loads a run from its workdir, or a model of transformers, timm or open_clip from its folder.
+def load(
+    path: str,
+    step: int | None = None,
+    *,
+    bands: Sequence[int | None] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Run:
+    """Loads a run from its workdir, a model of transformers, timm or open_clip from its folder, or big_vision's `.npz`.
 
     Args:
-      path: the workdir, or the folder.
+      path: the workdir, the folder, or the file.
       step: which checkpoint of a workdir; the latest when None.
+      bands, mean, std: of another library's model, for images of other channels, see `vitfm.interop.imported.read`.
 
     Raises:
       ConfigError: there is neither in `path`, its config.json is not what the checkpoint was trained with, or the model
@@ -66,8 +73,10 @@ def load(path: str, step: int | None = None) -> Run:
       CheckpointError: its checkpoint, or its weights, are damaged.
     """
     if imported.is_one(path):
-        found = imported.read(path)
+        found = imported.read(path, bands=bands, mean=mean, std=std)
         return _made(found.config, recipes.parse(found.config), lambda name: found.state[name], 0)
+    if (bands, mean, std) != (None, None, None):
+        raise config_lib.ConfigError(f"{path}: bands, mean and std are of other libraries' models; a run has its own.")
     workdir = pathlib.Path(path).expanduser()
     config = files.read_json(workdir / files.CONFIG)
     if config is None:
@@ -118,7 +127,7 @@ def _for_users(
 
     @functools.wraps(function)
     def predict(items: Any) -> np.ndarray:
-        items = _texts(name, items) if "text" in name else _images(name, items)
+        items = _texts(name, items) if "text" in name else _images(name, items, data.facts.channels)
         chunks = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
         return np.concatenate([np.asarray(jitted(params, *prepare(chunk)), np.float32) for chunk in chunks])
 
@@ -137,17 +146,19 @@ def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
     return texts
 
 
-def _images(name: str, batch: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
+def _images(name: str, batch: np.ndarray | Sequence[np.ndarray], channels: int) -> list[np.ndarray]:
     """The images of a batch, as a list.
 
     Raises:
       ValueError: they are no images, or a single one, which is no batch.
     """
     arrays = [np.asarray(image) for image in batch]
-    bad = [x for x in arrays if x.dtype != np.uint8 or x.ndim != 3 or x.shape[-1] not in (3, 4) or not x.size]
+    allowed = (3, 4) if channels == 3 else (channels,)
+    bad = [x for x in arrays if x.dtype != np.uint8 or x.ndim != 3 or x.shape[-1] not in allowed or not x.size]
     if bad or not arrays:
         found = f"{bad[0].dtype} {list(bad[0].shape)} among them" if bad else "none"
-        raise ValueError(f"{name} takes images, uint8 [B,H,W,3 or 4] or a list of [H,W,3 or 4]; got {found}.")
+        known = " or ".join(map(str, allowed))
+        raise ValueError(f"{name} takes images, uint8 [B,H,W,{known}] or a list of [H,W,{known}]; got {found}.")
     return arrays
 
 
@@ -162,7 +173,7 @@ def eval_context(
     """What evaluators work with: predict functions jitted over the mesh, and evaluation data placed on it."""
 
     def on_devices(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        jitted = jax.jit(function, out_shardings=meshes.replicated(mesh), compiler_options=compiler.options(mesh))
+        jitted = jax.jit(function, out_shardings=meshes.replicated(mesh))
         return lambda whole, *arrays: jitted(whole, *(_placed(x, mesh) for x in arrays))
 
     def batches(source: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[Mapping[str, jax.Array]]:
@@ -187,4 +198,5 @@ def eval_context(
 
 
 def _placed(array: Any, mesh: jax.sharding.Mesh) -> jax.Array:
-    return array if isinstance(array, jax.Array) else meshes.place_global(mesh, array)
+    place = lambda leaf: leaf if isinstance(leaf, jax.Array) else meshes.place_global(mesh, leaf)
+    return jax.tree.map(place, array)

@@ -28,7 +28,7 @@ from vitfm.metrics import progress
 from vitfm.metrics.timers import Timers, share
 from vitfm.metrics.window import Window
 from vitfm.metrics.writers import Writer
-from vitfm.models import position
+from vitfm.models import resizing, statistics
 from vitfm.parallel import mesh as meshes
 from vitfm.program import Program
 from vitfm.session import Session
@@ -103,8 +103,18 @@ def _warm_start(p: Program) -> warm_start.Start | None:
     """What a new run takes from another's checkpoint, where its recipe names one."""
     if p.recipe.init is None:
         return None
-    context = {"params": p.shapes.params, "resize": position.resize_position, "foreign": imported.leaves_of}
+    models = [spec for spec in p.recipe.objective.values() if isinstance(spec, Mapping)]
+    own = next((spec["position_resize"] for spec in models if "position_resize" in spec), "antialiased")
+    here = {"image_channels": p.data.facts.channels, "own": own}
+    rules = lambda options: config_lib.call(resizing.make, options, where="init.resize", **here)
+    context = {"params": _startable(p.shapes.params, p.shapes.extra), "resizing": rules, "foreign": imported.leaves_of}
     return config_lib.call(warm_start.make, p.recipe.init, where="init", **context)
+
+
+def _startable(params: Any, extra: Any) -> dict[str, Any]:
+    """What may come from another run: the parameters and, below `extra`, the running statistics of batch norms."""
+    kept = statistics.start(extra)
+    return {**params, **({"extra": kept} if kept else {})}
 
 
 def _begin(session: Session, stack: contextlib.ExitStack) -> None:
@@ -131,9 +141,10 @@ def _restore_or_start(session: Session) -> TrainState:
     state = p.init(jax.random.key(p.recipe.seed))
     if session.start is None:
         return state
-    params = warm_start.onto(session.start, state.params)
+    params = warm_start.onto(session.start, _startable(state.params, state.extra))
+    extra = {**state.extra, **params.pop("extra", {})}
     ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)  # Both are donated: none is the other.
-    return state.replace(params=params, ema=ema, extra=p.objective.started(params, state.extra))
+    return state.replace(params=params, ema=ema, extra=p.objective.started(params, extra))
 
 
 def _train(session: Session, state: TrainState, signals: interrupt.Signals) -> None:
@@ -153,7 +164,7 @@ def _train(session: Session, state: TrainState, signals: interrupt.Signals) -> N
             batch, replaced = next(batches)
         if compiled is None:
             with session.clock("compile"):
-                compiled = p.step.lower(p.shapes, batch).compile()
+                compiled = p.compiled(batch)
         with session.clock("train"):
             state, metrics = compiled(state, batch)
             in_flight.append(metrics["loss"])

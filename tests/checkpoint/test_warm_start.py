@@ -18,7 +18,7 @@ from vitfm import tree
 from vitfm.checkpoint import warm_start
 from vitfm.checkpoint.manager import CheckpointError, Checkpoints
 from vitfm.config import ConfigError, UserError
-from vitfm.models import position
+from vitfm.models import resizing, stem
 
 STEP = 30
 
@@ -57,11 +57,11 @@ def classifier(grid: int = 4, classes: int = 7, **more: Any) -> dict[str, Any]:
 
 
 def start(run: str, params: Any, **options: Any) -> warm_start.Start:
-    return warm_start.make(run=run, params=params, resize=position.resize_position, **options)
+    return warm_start.make(run=run, params=params, resizing=lambda options: resizing.make(**options), **options)
 
 
-def assert_same(ours: Mapping[str, np.ndarray], theirs: Any) -> None:
-    theirs = dict(tree.named_leaves(theirs))
+def assert_same(ours: Any, theirs: Any) -> None:
+    ours, theirs = dict(tree.named_leaves(ours)), dict(tree.named_leaves(theirs))
     assert ours.keys() == theirs.keys()
     for name, leaf in theirs.items():
         np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
@@ -85,7 +85,7 @@ def test_positions_are_resized_to_the_grid(run: str):
     found = start(run, classifier(grid=6))
     expected = jax.image.resize(encoder()["position"], (6, 6, 8), "cubic")
     np.testing.assert_array_equal(found.leaves["encoder/position"], expected)
-    assert found.lineage["resized"] == ["encoder/position"]
+    assert found.lineage["resized"] == {"encoder/position": "antialiased, grid 4 x 4 -> 6 x 6"}
     (row,) = [row for row in found.rows if row.what == "resized"]
     assert (row.before, row.after) == ((4, 4, 8), (6, 6, 8))
 
@@ -122,6 +122,57 @@ def test_a_head_that_is_taken_is_not_fresh(run: str):
     assert start(run, {"encoder": encoder()}).lineage["fresh"] == []
 
 
+def resnet(seed: int, width: int = 8) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and running statistics."""
+    stem = {"kernel": array(7, 7, 3, width, seed=seed)}
+    return {"encoder": {"stem": stem}}, {"batch_stats": {"stem_norm": {"mean": array(width, seed=seed + 1)}}}
+
+
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run whose encoder has batch normalisation."""
+    params, extra = resnet(0)
+    workdir = tmp_path_factory.mktemp("normed")
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(STEP, {"params": params, "extra": {**extra, "queue": array(4)}}, {})
+    return str(workdir)
+
+
+def test_running_statistics_come_along(normed: str):
+    params, extra = resnet(20)
+    found = start(normed, {**params, "extra": extra})
+    expected, statistics = resnet(0)
+    assert_same(found.leaves, {**expected, "extra": statistics})
+    assert "extra/batch_stats/stem_norm/mean" in found.lineage["taken"]
+    here = {**params, "extra": extra}
+    assert_same(warm_start.onto(found, jax.tree.map(jnp.asarray, here)), {**expected, "extra": statistics})
+    fresh = start(normed, {**params, "extra": extra}, fresh=["batch_stats"])
+    assert fresh.lineage["fresh"] == ["extra/batch_stats/stem_norm/mean"]
+    _, wide = resnet(20, width=9)
+    with pytest.raises(CheckpointError, match=r"extra/batch_stats/stem_norm/mean \(there \[8\], here \[9\]\)"):
+        start(normed, {**params, "extra": wide})
+
+
+def test_running_statistics_that_are_not_there_are_missed(run: str):
+    _, extra = resnet(20)
+    with pytest.raises(CheckpointError, match="nothing at 'extra/batch_stats'"):
+        start(run, {**classifier(), "extra": extra})
+
+
+def test_what_is_resized_says_how(run: str):
+    params = classifier()
+    params["encoder"]["stem"] = {"kernel": array(16, 8)}  # Patches of 2 pixels, with a channel more.
+    bands = {"resize": {"bands": (2, None, 0, 1), "image_channels": 4}}
+    found = start(run, params, **bands)
+    assert found.lineage["resized"] == {"encoder/stem/kernel": "channels 2, mean, 0, 1"}
+    np.testing.assert_array_equal(
+        found.leaves["encoder/stem/kernel"], stem.inflate(encoder()["stem"]["kernel"], (2, None, 0, 1), 2)
+    )
+    text = io.StringIO()
+    warm_start.show(found, rich.console.Console(file=text, width=100))
+    assert "encoder/stem/kernel  channels 2, mean, 0, 1" in text.getvalue()
+
+
 def test_an_earlier_step(run: str):
     found = start(run, classifier(), step=STEP - 10)
     assert found.lineage["step"] == STEP - 10
@@ -150,7 +201,7 @@ def test_leaves_are_placed_as_those_they_replace(run: str):
     )
     head = params["head"]["kernel"]
     placed = warm_start.onto(start(run, params), params)
-    assert_same(dict(tree.named_leaves(placed)), {"encoder": encoder(), "head": {"kernel": np.zeros((8, 7))}})
+    assert_same(placed, {"encoder": encoder(), "head": {"kernel": np.zeros((8, 7))}})
     assert jax.tree.map(lambda x: x.sharding, placed) == jax.tree.map(lambda x: x.sharding, params)
     assert placed["encoder"]["stem"]["kernel"].sharding == split
     assert placed["head"]["kernel"] is head
@@ -163,7 +214,7 @@ def test_a_line_a_part_is_shown(run: str):
     assert lines[0] == f"Starting from {run}, step {STEP}:"
     words = [line.split() for line in lines[1:]]
     assert ["taken", "encoder", "3", "arrays,", "312", "parameters"] in words
-    assert ["resized", "encoder/position", "grid", "4", "x", "4", "->", "6", "x", "6"] in words
+    assert ["resized", "encoder/position", "antialiased,", "grid", "4", "x", "4", "->", "6", "x", "6"] in words
     assert ["fresh", "head", "1", "arrays,", "56", "parameters"] in words
     assert len(words) == 3
 
@@ -171,7 +222,7 @@ def test_a_line_a_part_is_shown(run: str):
 def test_everything_that_does_not_fit_is_named(run: str):
     params = classifier(scale=np.zeros(1))
     del params["encoder"]["transformer"]["blocks"]["scale"]
-    params["encoder"] |= {"stem": {"kernel": array(27, 8)}, "class_token": array(8), "position": array(4, 4, 16)}
+    params["encoder"] |= {"stem": {"kernel": array(28, 8)}, "class_token": array(8), "position": array(4, 4, 16)}
     with pytest.raises(CheckpointError) as caught:
         start(run, params)
     lines = [line.strip() for line in str(caught.value).splitlines()]
@@ -180,8 +231,8 @@ def test_everything_that_does_not_fit_is_named(run: str):
     assert "only there: params/encoder/transformer/blocks/scale" in lines
     assert "neither taken nor fresh: scale" in lines
     (shapes,) = [line for line in lines if line.startswith("of another shape: ")]
-    assert "encoder/stem/kernel (there [12, 8], here [27, 8])" in shapes
-    assert "encoder/position (there [4, 4, 8], here [4, 4, 16])" in shapes
+    assert "encoder/stem/kernel (there [12, 8], here [28, 8]: 28 are no pixels of a square patch" in shapes
+    assert "encoder/position (there [4, 4, 8], here [4, 4, 16]: of another width)" in shapes
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tokenizers give rows that begin, end and are padded as promised, whichever file they come from."""
 
+import json
 import pickle
 
 import numpy as np
@@ -114,3 +115,25 @@ def test_refuses_in_words(tmp_path):
     (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(ConfigError, match="broken.json.*no tokenizer.json"):
         tokenizer.make(str(tmp_path / "broken.json"))
+
+
+def test_a_files_own_special_tokens_and_padding_count(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    foreign = tokenizers.Tokenizer.from_file(word_level(path, "<pad>", "<bos>", "<eos>"))
+    foreign.post_processor = tokenizers.processors.TemplateProcessing("$A <eos>", special_tokens=[("<eos>", 2)])
+    foreign.enable_padding(pad_id=2, pad_token="<eos>")
+    foreign.save(str(path))
+    np.testing.assert_array_equal(tokenizer.make(str(path), 4)("red")[0], [[4, 2, 2, 2]])
+    np.testing.assert_array_equal(tokenizer.make(str(path), 4, pad="<pad>")("red")[0], [[4, 2, 0, 0]])
+    with pytest.raises(ConfigError, match="has no token '<none>' to pad with"):
+        tokenizer.make(str(path), 4, pad="<none>")
+
+
+@pytest.mark.parametrize("options", [{}, {"pad": "<eos>"}, {"lowercase": True}])
+def test_what_is_written_makes_the_same_rows_anywhere(tmp_path, options):
+    made = tokenizer.make(word_level(tmp_path / "a.json", "<pad>", "<eos>"), 5, **options)
+    (tmp_path / "b.json").write_text(json.dumps(made.to_json()))
+    for again in (tokenizer.make(str(tmp_path / "b.json"), 5), pickle.loads(pickle.dumps(made))):
+        np.testing.assert_array_equal(again(["Red apple", "a RED"])[0], made(["Red apple", "a RED"])[0])
+    red = tokenizer.make(made._arguments[0], 5)("red")[0]
+    assert (made("RED")[0][0, 0] == red[0, 0]) == bool(options.get("lowercase"))

@@ -112,7 +112,7 @@ def test_tensors_that_are_missing_unexpected_or_of_another_shape_are_all_named(t
         ({"hidden_act": "relu6"}, ("hidden_act = 'relu6'",)),
         ({"qkv_bias": False}, ("qkv_bias = False",)),
         ({"architectures": ["ViTForFun"]}, ("ViTForFun", "ViTModel")),
-        ({"num_channels": 5}, ("num_channels = 5",)),
+        ({"num_channels": 5}, ("5 channels", "image_mean")),
         ({"image_size": [16, 32]}, ("image_size = [16, 32]",)),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

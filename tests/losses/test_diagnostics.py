@@ -69,3 +69,22 @@ def test_perplexity_tells_how_many_prototypes_the_mean_spreads_over():
     assert diagnostics.perplexity(np.eye(6, dtype=np.float32)[[0, 0, 0]]) == pytest.approx(1)
     assert diagnostics.perplexity(np.eye(6, dtype=np.float32)[[[0, 1], [2, 3]]]) == pytest.approx(4, rel=1e-5)
     assert diagnostics.perplexity(np.full((2, 6), 1 / 6, np.float32)) == pytest.approx(6, rel=1e-5)
+
+
+def unit(*shape: int) -> np.ndarray:
+    rows = drawn(*shape)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def test_alignment_and_uniformity_are_as_published():
+    one, other = unit(20, 6), unit(20, 6)[::-1]
+    assert diagnostics.alignment(one, other) == pytest.approx(np.linalg.norm(one - other, axis=1).__pow__(2).mean())
+    pairs = [np.square(one[i] - one[j]).sum() for i in range(20) for j in range(i)]  # torch.pdist(x) ** 2
+    assert diagnostics.uniformity(one) == pytest.approx(np.log(np.exp(-2 * np.array(pairs)).mean()), rel=1e-5)
+    assert diagnostics.uniformity(one, t=5.0) == pytest.approx(np.log(np.exp(-5 * np.array(pairs)).mean()), rel=1e-5)
+
+
+def test_uniformity_tells_collapse():
+    assert diagnostics.alignment(unit(1, 8).repeat(9, 0), unit(1, 8).repeat(9, 0)) == 0
+    assert diagnostics.uniformity(unit(1, 8).repeat(9, 0)) == pytest.approx(0, abs=1e-5)
+    assert diagnostics.uniformity(unit(200, 64)) == pytest.approx(-4, abs=0.3)  # |x - y|² is 2 almost everywhere.

@@ -35,3 +35,16 @@ def test_hidden_layer_is_a_linear_map_and_tanh():
     low = heads.Linear(7, "fan_in", 0.5, hidden_dim=16, dtype=jnp.bfloat16).apply(params, x)
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, expected, atol=0.05)
+
+
+def test_distilled_is_the_mean_of_two_maps_of_two_halves():
+    head = heads.Distilled(3, "fan_in", -2.0)
+    x = jax.random.normal(jax.random.key(0), (4, 10))
+    params = head.init(jax.random.key(1), x)
+    both = head.apply(params, x, method="both")
+    maps = [params["params"][name] for name in ("logits", "distillation")]
+    for half, scores, dense in zip((x[:, :5], x[:, 5:]), both, maps, strict=True):
+        np.testing.assert_allclose(scores, half @ dense["kernel"] + dense["bias"], rtol=1e-5)
+        assert np.all(dense["bias"] == -2.0)
+    np.testing.assert_allclose(head.apply(params, x), (both[0] + both[1]) / 2, rtol=1e-6)
+    assert not np.allclose(*both)

@@ -13,7 +13,7 @@ import pytest
 from tests.parity.families import swin as family
 from tests.parity.families import swinv2 as family_v2
 from tests.parity.family import Pair
-from tests.parity.reference import relative_error, timm, torch
+from tests.parity.reference import relative_error, torch
 from vitfm import models
 from vitfm.config import ConfigError
 from vitfm.models import swin, windows
@@ -87,15 +87,6 @@ def test_log_spaced_coordinates():
     larger = windows.log_coordinates((16, 16), (8, 8))  # What both windows have, they have alike.
     np.testing.assert_array_equal(larger[8:-8, 8:-8], table)
     assert np.isfinite(windows.log_coordinates((1, 1), (1, 1))).all()
-
-
-@pytest.mark.parametrize(("old", "new"), [(7, 12), (4, 4), (5, 3)])
-def test_tables_are_resized_as_timm_does(old: int, new: int):
-    table = some(2 * old - 1, 2 * old - 1, 3)
-    resize = timm.layers.pos_embed_rel.resize_rel_pos_bias_table_simple
-    shape = ((2 * new - 1) ** 2, 3)
-    theirs = resize(torch.tensor(table.reshape(-1, 3)), (new, new), shape).reshape(2 * new - 1, 2 * new - 1, 3)
-    assert relative_error(windows.resize_table(table, (new, new)), theirs) < 1e-6
 
 
 # Models.

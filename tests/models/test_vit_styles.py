@@ -69,12 +69,13 @@ def test_named_sizes_are_options_that_others_override():
         models.make({**spec, "size": "SS"}, where="objective.model")
 
 
-@pytest.mark.parametrize("pool", ["cls", "gap", "cls_gap", "map", "aim"])
+@pytest.mark.parametrize("pool", ["cls", "gap", "cls_gap", "cls_dist", "map", "aim"])
 def test_pooled_outputs_have_the_width_that_is_told(pool: str):
-    model = vit.make(**SMALL, pool=pool, registers=2)
+    distilled = pool == "cls_dist"
+    model = vit.make(**SMALL, pool=pool, registers=2, distillation_token=distilled)
     features = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, 32, 16, 3)))[0])
     assert features.pooled.shape == (2, model.hidden_dim)
-    assert features.prefix == 2 + pool.startswith("cls")
+    assert features.prefix == 2 + pool.startswith("cls") + distilled
     assert features.tokens.shape == (2, features.prefix + 8, 16)
 
 

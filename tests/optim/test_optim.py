@@ -19,7 +19,7 @@ from vitfm.data.pipeline import Facts
 from vitfm.objectives import clip
 from vitfm.optim import muon
 
-OPTIMIZERS = [m.name for m in pkgutil.iter_modules(optim.__path__) if m.name not in ("rules", "schedules")]
+OPTIMIZERS = [m.name for m in pkgutil.iter_modules(optim.__path__) if m.name not in ("layers", "rules", "schedules")]
 CONSTANT = {"name": "constant"}
 
 

@@ -58,35 +58,6 @@ def assert_close(ours: Any, theirs: Any) -> None:
         np.testing.assert_allclose(ours[name], leaf, rtol=1e-4, atol=1e-6 * np.abs(leaf).max(), err_msg=name)
 
 
-def test_layer_decay_grows_from_the_stem_to_the_head():
-    factors = dict(tree.named_leaves(rules.layer_factors(0.5, vit_params(scan=False))))
-    expected = {"stem/": 0.5**4, "position": 0.5**4, "class_token": 0.5**4, "block_00/": 0.5**3, "block_02/": 0.5}
-    for part, factor in {**expected, "transformer/norm/": 1.0, "head/": 1.0}.items():
-        assert {float(value) for name, value in factors.items() if part in name} == {factor}, part
-
-
-def test_layer_decay_of_stacked_blocks_is_a_factor_a_slice():
-    factors = rules.layer_factors(0.5, vit_params(scan=True))
-    kernel = factors["encoder"]["transformer"]["blocks"]["attention"]["qkv"]["kernel"]
-    assert kernel.shape == (DEPTH, 1, 1, 1, 1)
-    assert kernel.ravel().tolist() == [0.5**3, 0.5**2, 0.5]
-
-
-def test_each_encoder_has_a_depth_of_its_own():
-    leaf = np.zeros((2, 2))
-    block = lambda *names: {"transformer": {name: {"kernel": leaf} for name in names}, "position": leaf}
-    params = {"image": {"tower": block("block_00", "block_01")}, "text": {"tower": block("block_00")}, "scale": leaf}
-    factors = dict(tree.named_leaves(rules.layer_factors(0.5, params)))
-    assert {name: float(value) for name, value in factors.items()} == {
-        "image/tower/position": 0.125,
-        "image/tower/transformer/block_00/kernel": 0.25,
-        "image/tower/transformer/block_01/kernel": 0.5,
-        "text/tower/position": 0.25,
-        "text/tower/transformer/block_00/kernel": 0.5,
-        "scale": 1.0,
-    }
-
-
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_stacked_blocks_move_as_others_do(name: str):
     """With everything that rules by parameter or layer switched on."""
@@ -235,8 +206,3 @@ def test_plain_recipes_keep_their_state():
 def test_refuses_in_words(spec: Mapping[str, Any], words: str):
     with pytest.raises(ConfigError, match=words):
         made(vit_params(scan=False), name="adamw", **spec)
-
-
-def test_layer_decay_needs_layers():
-    with pytest.raises(ConfigError, match="no parameter lies in a block"):
-        made({"kernel": np.zeros((2, 2))}, name="adamw", layer_decay=0.5)

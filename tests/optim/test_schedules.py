@@ -171,3 +171,8 @@ def test_a_value_of_a_traced_step():
 def test_refuses_values_in_words(spec: Any, words: str):
     with pytest.raises(config.ConfigError, match=words):
         value(spec)
+
+
+def test_steps_fall_at_their_shares_of_the_run():
+    values = factors(20, name="steps", warmup=2, at=(0.25, 0.75), factor=0.1)
+    np.testing.assert_allclose(values, [0.5] + [1] * 4 + [0.1] * 10 + [0.01] * 6, rtol=1e-5)

@@ -20,7 +20,7 @@ import numpy as np
 from tests.parity.reference import CLIP, relative_error, timm, torch
 from vitfm import models, tree
 from vitfm.data.pipeline import Facts
-from vitfm.interop import exported, weights
+from vitfm.interop import channels, texts, weights
 from vitfm.models import statistics
 from vitfm.objectives import base
 
@@ -41,6 +41,8 @@ class Case:
       format: whose configuration and names.
       options: overrides of the objective's model spec, such as the pretraining size.
       config: their `config.json` where the reference does not know it: timm's, {"architecture", "model_args"}.
+      grids: rows and columns of each image's patches, where the model takes padded patches: the batch is then that of
+        `vitfm.models.naflex`, on both sides, and `tokens` are 0 where there is padding.
       text: `text` int [B,T] and `text_mask` bool [B,T] for the predict functions that take these.
     """
 
@@ -53,6 +55,7 @@ class Case:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     config: Mapping[str, Any] | None = None
     text: Mapping[str, np.ndarray] | None = None
+    grids: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.family}: {self.name} ({self.format})"
@@ -107,6 +110,17 @@ def facts(case: Case, config: Mapping[str, Any], channels: int) -> Facts:
     return Facts(case.image[0], channels, vocabulary, length, tuple(map(str, range(count))))
 
 
+def padded(
+    rng: np.random.Generator, grids: tuple[tuple[int, int], ...], spec: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """A batch of `vitfm.models.naflex`, with noise for padding, and a patch of it more than the largest image has."""
+    patch_size = (spec.get("model") or spec["image"])["patch_size"]
+    grid = np.array(grids, np.int32)
+    sizes = grid.prod(1)
+    patches = rng.normal(size=(len(grid), sizes.max() + 1, patch_size**2 * 3)).astype(np.float32)
+    return {"patches": patches, "mask": np.arange(patches.shape[1]) < sizes[:, None], "grid": grid}
+
+
 class Pair:
     """The reference and ours with its weights, and a batch of images."""
 
@@ -122,8 +136,12 @@ class Pair:
         self.spec = self._overridden(self.imported)
         rng = np.random.default_rng(seed)
         channels = self._channels()
-        self.image = rng.normal(size=(BATCH, *case.image, channels)).astype(np.float32)
-        self.pixels = torch.tensor(self.image).permute(0, 3, 1, 2).contiguous()
+        if case.grids:
+            self.image = padded(rng, case.grids, self.imported)
+            self.pixels = {name: torch.tensor(array) for name, array in self.image.items()}
+        else:
+            self.image = rng.normal(size=(BATCH, *case.image, channels)).astype(np.float32)
+            self.pixels = torch.tensor(self.image).permute(0, 3, 1, 2).contiguous()
         self.facts = facts(case, config, channels)
         context = {"data": self.facts, "dtype": jnp.float32, "schedule": lambda spec, where: lambda step: 0.0}
         self.objective = base.make(self.spec, **context)
@@ -139,6 +157,8 @@ class Pair:
         return {**spec, key: {**spec[key], **self.case.options}}
 
     def _channels(self) -> int:
+        if self.case.grids:
+            return 3
         first = next(p for p in self.theirs.parameters() if p.ndim == 4 and p.shape[0] > 1)  # The stem's filters.
         return first.shape[1]
 
@@ -149,7 +169,8 @@ class Pair:
         return models.make(self.spec[key], where=f"objective.{key}", dtype=jnp.float32)
 
     def is_unused(self, name: str) -> bool:
-        return any(re.search(pattern, name) for pattern in self.unused)
+        named = any(name in weights.listed(theirs) for _, theirs, _ in self.rows)
+        return not named and any(re.search(pattern, name) for pattern in self.unused)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Their state dict, without what no output of ours depends on."""
@@ -175,10 +196,11 @@ class Pair:
         if {"pooled", "tokens"} & set(names):
             encoder = params["encoder"] if "encoder" in params else params["image"]["tower"]
             features = self.tower.apply(statistics.variables(encoder), self.image)
-            found = {"pooled": features.pooled, "tokens": features.tokens}
+            tokens = features.tokens if features.mask is None else features.tokens * features.mask[..., None]
+            found = {"pooled": features.pooled, "tokens": tokens}
         for name in set(names) - {"pooled", "tokens"}:
             text = (self.case.text["text"], self.case.text["text_mask"]) if "text" in name else (self.image,)
-            found[name] = self.objective.predict[name](params, *map(jnp.asarray, text))
+            found[name] = self.objective.predict[name](params, *jax.tree.map(jnp.asarray, text))
         return {name: found[name] for name in names}
 
     def gradients(self, theirs: Mapping[str, torch.Tensor]) -> tuple[Any, Any]:
@@ -208,9 +230,9 @@ class Pair:
         special = ("bos_token_id", "eos_token_id", "pad_token_id")
         config = getattr(self.theirs, "config", None)
         theirs = config.get_text_config().to_dict() if self.case.text is not None and config else {}
-        written = exported.with_texts(written, self.facts, {key: theirs[key] for key in special if key in theirs})
+        written = texts.with_texts(written, self.facts, {key: theirs[key] for key in special if key in theirs})
+        written = channels.written(written, self.facts.channels)
         if self.case.format == "transformers":
-            written["num_channels"] = self.facts.channels
             made = type(self.theirs)(type(self.theirs.config)(**written))
         elif self.case.format == "timm":
             arguments = {"num_classes": written["num_classes"], **written["model_args"]}

@@ -13,7 +13,7 @@ import pytest
 from tests.parity.reference import open_clip, timm, torch, transformers
 from vitfm import config as config_lib
 from vitfm.config import ConfigError
-from vitfm.data import evaluation
+from vitfm.data import evaluation, pipeline
 from vitfm.interop import preprocessing
 
 SHAPES = ((48, 48), (37, 53), (201, 117), (20, 31), (49, 300))
@@ -68,6 +68,24 @@ def test_what_is_written_for_transformers_does_the_same(name: str):
     again = getattr(transformers, f"{kind}Pil")(**written)
     for picture in pictures():
         assert_same_pixels(ours(data, picture), again(picture, return_tensors="np")["pixel_values"][0])
+
+
+@pytest.mark.parametrize(
+    "options", [{"patch_size": 8, "max_num_patches": 30}, {"resample": 3, "image_mean": [0.2] * 3}]
+)
+def test_siglip2_patches_at_their_own_aspect_ratio(options: dict[str, Any]):
+    processor = transformers.Siglip2ImageProcessorPil(**options)
+    data = preprocessing.transformers(json.loads(processor.to_json_string()))
+    assert preprocessing.transformers(preprocessing.to_transformers(data)) == data
+    made = pipeline.make(**{"source": None, **data})
+    images = [*pictures(), PIL.Image.fromarray(np.arange(3 * 5 * 400, dtype=np.uint8).reshape(5, 400, 3))]
+    batch = made.prepare_images([np.asarray(image) for image in images])
+    ours = made.preprocess_eval({"image": batch})["image"]
+    theirs = processor(images, return_tensors="np")
+    np.testing.assert_array_equal(ours["grid"], theirs["spatial_shapes"])
+    np.testing.assert_array_equal(ours["mask"], theirs["pixel_attention_mask"])
+    real = np.asarray(ours["mask"])[..., None]
+    np.testing.assert_allclose(ours["patches"] * real, theirs["pixel_values"] * real, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ from vitfm.config import ConfigError
 
 Shape = tuple[int, ...]
 Foreign = Callable[[str], Mapping[str, np.ndarray] | None]
-Resize = Callable[[Any, tuple[int, int]], Any]  # Position embeddings [h, w, D] and another grid -> [h', w', D].
+# (name, shape there, shape here) -> None where there is no rule; what resizes it and how that is called; or None and
+# why nothing can be done.
+Rule = Callable[[str, Shape, Shape], tuple[Callable[[np.ndarray], Any] | None, str] | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Row:
       what: "taken", "resized" or "fresh".
       source: its name in the checkpoint; None where it is fresh.
       before, after: its shape there, and here.
+      how: it is resized.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Row:
     source: str | None
     before: Shape | None
     after: Shape
+    how: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +59,8 @@ class Start:
     Attributes:
       leaves: name -> array in host memory, of every parameter that is not fresh.
       rows: one a parameter, in the order of the parameters.
-      lineage: what the new run's checkpoints record: `run`, `step`, `hash` of the arrays that were read, and the names
-        that were `taken`, `resized` and left `fresh`.
+      lineage: what the new run's checkpoints record: `run`, `step`, `hash` of the arrays that were read, the names that
+        were `taken` and left `fresh`, and name -> how of those that were `resized`.
     """
 
     leaves: Mapping[str, np.ndarray]
@@ -70,8 +74,9 @@ def make(
     step: int | None = None,
     take: Mapping[str, str] = {"encoder": "encoder"},
     fresh: list[str] | tuple[str, ...] | None = None,
+    resize: Mapping[str, Any] = {},
     params: Any,
-    resize: Resize,
+    resizing: Callable[[Mapping[str, Any]], Rule],
     foreign: Foreign = lambda path: None,
 ) -> Start:
     """Reads what a new run takes from an old one; every parameter is taken, resized, or declared fresh.
@@ -84,8 +89,10 @@ def make(
         `extra/teacher/encoder`, averaged weights are `ema/encoder`.
       fresh: patterns of new parameters that keep their initial values, also below a prefix that is taken. None is
         `head`, where the run has one that is not taken.
-      params: tree of the new parameters' shapes.
-      resize: of position embeddings, leaves called `position` [h,w,D], whose grid differs.
+      resize: how what has another shape is resized: options of `vitfm.models.resizing.make`.
+      params: tree of the new parameters' shapes; below `extra` it may hold state that no gradient moves, such as batch
+        statistics, which comes from where it lies there, `extra`, unless `take` or `fresh` says otherwise.
+      resizing: `resize` -> the rule.
       foreign: path -> every leaf of the state of another library's model by its full name; None where there is none.
 
     Raises:
@@ -97,15 +104,15 @@ def make(
     new = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     take = {prefix.strip("/"): source.strip("/") for prefix, source in take.items()}
     initial = _initial(fresh, take, new)
+    take = {entry: entry for entry in _beside(new, initial)} | take
+    rule = resizing(resize)
     step, old = _read(run, step, list(take.values()), foreign)
-    rows = plan(new, {name: leaf.shape for name, leaf in old.items()}, take, initial, where=f"{run}, step {step},")
+    shapes = {name: leaf.shape for name, leaf in old.items()}
+    rows = plan(new, shapes, take, initial, rule, where=f"{run}, step {step},")
     read = {row.source: old[row.source] for row in rows if row.source}
-    values = {
-        row.name: np.asarray(resize(old[row.source], row.after[:2]) if row.what == "resized" else old[row.source])
-        for row in rows
-        if row.source
-    }
-    names = {what: [row.name for row in rows if row.what == what] for what in ("taken", "resized", "fresh")}
+    values = {row.name: _value(row, old[row.source], rule) for row in rows if row.source}
+    names = {what: [row.name for row in rows if row.what == what] for what in ("taken", "fresh")}
+    names["resized"] = {row.name: row.how for row in rows if row.what == "resized"}
     content = hashlib.sha256(json.dumps(integrity.hashes(read), sort_keys=True).encode()).hexdigest()
     return Start(
         {name: value.astype(leaves[name].dtype) for name, value in values.items()},
@@ -115,7 +122,13 @@ def make(
 
 
 def plan(
-    new: Mapping[str, Shape], old: Mapping[str, Shape], take: Mapping[str, str], fresh: set[str], *, where: str
+    new: Mapping[str, Shape],
+    old: Mapping[str, Shape],
+    take: Mapping[str, str],
+    fresh: set[str],
+    rule: Rule,
+    *,
+    where: str,
 ) -> list[Row]:
     """What becomes of each new parameter.
 
@@ -123,6 +136,7 @@ def plan(
       new, old: name -> shape; old names are those of the whole state, `params/encoder/...`.
       take: as in `make`.
       fresh: names of new parameters.
+      rule: what can be resized.
       where: the old checkpoint, for messages.
 
     Raises:
@@ -142,12 +156,15 @@ def plan(
         source = _joined(_full(take[prefix]), _relative(name, prefix))
         if source not in old:
             problems["missing there"].append(source)
+            continue
+        resize, how = rule(name, old[source], shape) or (None, "")
+        if resize:
+            rows.append(Row(name, "resized", source, old[source], shape, how))
         elif old[source] == shape:
             rows.append(Row(name, "taken", source, old[source], shape))
-        elif name.split("/")[-1] == "position" and len(shape) == len(old[source]) == 3 and shape[2] == old[source][2]:
-            rows.append(Row(name, "resized", source, old[source], shape))
         else:
-            problems["of another shape"].append(f"{name} (there {list(old[source])}, here {list(shape)})")
+            why = f": {how}" if how else ""
+            problems["of another shape"].append(f"{name} (there {list(old[source])}, here {list(shape)}{why})")
     problems["only there"] = [
         source
         for prefix, root in take.items()
@@ -183,7 +200,7 @@ def onto(start: Start, params: Any) -> Any:
 
 
 def show(start: Start, console: rich.console.Console | None = None) -> None:
-    """Prints what was taken, part by part, and each position embedding that was resized."""
+    """Prints what was taken, part by part, and each parameter that was resized, with how."""
     parts: dict[tuple[str, str], list[Row]] = {}
     for row in start.rows:
         part = row.name if row.what == "resized" else row.name.split("/")[0]
@@ -191,9 +208,7 @@ def show(start: Start, console: rich.console.Console | None = None) -> None:
     table = rich.table.Table.grid(padding=(0, 2))
     for (what, part), rows in parts.items():
         size = sum(math.prod(row.after) for row in rows)
-        grids = [" x ".join(map(str, shape[:2])) for shape in (rows[0].before, rows[0].after) if shape]
-        count = f"{len(rows)} arrays, {size:,} parameters"
-        table.add_row(f"  {what}", part, "grid " + " -> ".join(grids) if what == "resized" else count)
+        table.add_row(f"  {what}", part, rows[0].how or f"{len(rows)} arrays, {size:,} parameters")
     console = console or rich.console.Console()
     title = f"Starting from {start.lineage['run']}, step {start.lineage['step']:,}:"
     console.print(rich.text.Text(title), soft_wrap=True)
@@ -217,6 +232,19 @@ def _read(run: str, step: int | None, sources: Sequence[str], foreign: Foreign) 
             below = trees.named_leaves(checkpoints.restore_subtree(root, step))
             leaves |= {_joined(root, name): leaf for name, leaf in below}
     return step, leaves
+
+
+def _value(row: Row, array: np.ndarray, rule: Rule) -> np.ndarray:
+    """What the new run takes of an old leaf."""
+    if row.what == "taken":
+        return np.asarray(array)
+    resize, _ = rule(row.name, row.before, row.after)
+    return np.asarray(resize(np.asarray(array)))
+
+
+def _beside(new: Mapping[str, Shape], fresh: set[str]) -> set[str]:
+    """The entries of `extra`, `extra/batch_stats`, that are not fresh as a whole."""
+    return {"/".join(name.split("/")[:2]) for name in new if name.startswith("extra/") and name not in fresh}
 
 
 def _initial(fresh: Sequence[str] | None, take: Mapping[str, str], new: Mapping[str, Shape]) -> set[str]:

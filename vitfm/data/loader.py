@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 
@@ -131,5 +132,5 @@ def evaluation_batches(
     for start in range(0, len(source), batch_size):
         rows = range(start + process_index * local, start + (process_index + 1) * local)
         examples = [load(source[min(row, len(source) - 1)], np.random.default_rng(0)) for row in rows]
-        batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+        batch = jax.tree.map(lambda *rows: np.stack(rows), *examples)
         yield {**batch, "valid": np.array([row < len(source) for row in rows])}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +13,11 @@ import numpy as np
 from vitfm import config
 from vitfm.config import ConfigError
 from vitfm.data import augment as augmentation
+from vitfm.data import bands, evaluation, labels, loader, mix, patches, sources, tokenizer, views
 from vitfm.data import captions as caption_sampler
-from vitfm.data import evaluation, labels, loader, mix, sources, tokenizer, views
 from vitfm.data import image as images
 from vitfm.data.decoded import Decoded
+from vitfm.data.example import Load
 from vitfm.data.sources import Source
 
 
@@ -91,6 +91,7 @@ class Data:
         """
         if self.source is None:
             raise ConfigError("config.data.source is None, as in an imported model: name the training examples.")
+        self._check_files()
         return loader.TrainLoader(
             Decoded(sources.make(self.source), self.image_key, alpha=self.alpha, cache_bytes=self.cache_bytes),
             self.load_train,
@@ -104,6 +105,7 @@ class Data:
 
     def eval_batches(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         """Every example of `source` once, padded and marked by `valid`; this process's rows."""
+        self._check_files()
         return loader.evaluation_batches(
             Decoded(source, self.image_key, alpha=self.alpha),
             self.load_eval,
@@ -112,20 +114,33 @@ class Data:
             process_count=jax.process_count(),
         )
 
-    def prepare_images(self, pixels: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        """uint8 images [H,W,3 or 4] of any size, stacked or a list -> the batch the evaluation preprocessing takes."""
-        prepared = [images.with_channels(np.asarray(p), alpha=self.alpha) for p in pixels]
-        return np.stack([self.load_eval.cut(p, None) for p in prepared])
+    def _check_files(self) -> None:
+        if self.facts.channels != 3:
+            raise ConfigError(
+                f"config.data.channels = {self.facts.channels}: vitfm reads image files with 3 channels. Arrays of "
+                "others go to the predict functions of vitfm.load."
+            )
+
+    def prepare_images(self, pixels: np.ndarray | Sequence[np.ndarray]) -> Any:
+        """uint8 images [H,W,3 or 4], or of `facts.channels`, of any size, stacked or a list -> the batch the evaluation
+        preprocessing takes.
+        """
+        pixels = [np.asarray(p) for p in pixels]
+        rgb = self.facts.channels == 3
+        prepared = [images.with_channels(p, alpha=self.alpha) for p in pixels] if rgb else pixels
+        return jax.tree.map(lambda *rows: np.stack(rows), *(self.load_eval.cut(p, None) for p in prepared))
 
 
 def make(
     *,
     source: str | None,
     image_size: int = 224,
+    channels: int = 3,
     image: str = "image",
     alpha: bool = False,
     crop: Mapping[str, Any] | None = {},
     evaluation: Mapping[str, Any] | None = None,
+    patches: Mapping[str, Any] | None = None,
     views: Mapping[str, Mapping[str, Any]] | None = None,
     label: Mapping[str, Any] | None = None,
     weight: str | None = None,
@@ -143,11 +158,16 @@ def make(
     Args:
       source: the training examples, `scheme:name`, e.g. "tfds:emoji:train"; None for a model that will not train.
       image_size: side in pixels of the images in a batch.
+      channels: of the images. Those that are read from files have 3; others are given to predict functions as arrays,
+        and normalised by the `mean` and `std` of `augment`.
       image: the feature that holds the encoded image.
       alpha: keep the alpha channel, so that `augment` can choose what shows through.
       crop: options of `vitfm.data.image.random_crop`; None resizes and takes the centre.
       evaluation: options of `vitfm.data.evaluation.make`, how images are resized where nothing is drawn, exactly as
         other libraries do; None resizes the shorter side with OpenCV and takes the centre.
+      patches: options of `vitfm.data.patches.make`: images keep their aspect ratio, and `image` is a dict of padded
+        patches, for encoders that take these (`vitfm.models.naflex`). Nothing is drawn then, in training neither. None
+        for images of one size.
       views: name -> options of `vitfm.data.views.view`: training batches have `views`, name -> [B,V,h,w,C], for
         `image`. None for none.
       label: options of `vitfm.data.labels.make`, `feature` among them: the column `label`. The classes are known once
@@ -169,16 +189,30 @@ def make(
         raise ConfigError(f"config.data.image_size = {image_size} must be at least 1.")
     tokenize = None if captions is None else config.call(_tokenizer.make, tokenizer, where="data.tokenizer")
     caption = None if captions is None else config.call(caption_sampler.make, captions, where="data.captions")
-    centre = _centre(image_size, evaluation)
-    random_cut = images.cutter(image_size, crop, path="data.crop")
-    train, evaluate = config.call(augmentation.make, augment, where="data.augment", path="data.augment")
+    colours = {key: value for key, value in augment.items() if channels == 3 or key not in _FIXED}
+    train, evaluate = config.call(augmentation.make, colours, where="data.augment", path="data.augment")
+    if patches is None:
+        centre = _centre(image_size, evaluation)
+        random_cut = images.cutter(image_size, crop, path="data.crop")
+    else:
+        drawn = {"crop": crop, "evaluation": evaluation, "views": views, "mix": mix, "augment": augment.keys() - _FIXED}
+        _refuse_with_patches([name for name, given in drawn.items() if given])
+        centre = random_cut = config.call(_patches.make, patches, where="data.patches")
+        evaluate = _patches.normalising(evaluate)
+        train = lambda batch, keys: evaluate(batch)
     normalisation = {key: augment[key] for key in ("mean", "std") if key in augment}
+    if channels != 3:
+        drawn = {"alpha": alpha, "patches": patches, "views": views, "mix": mix, "augment": augment.keys() - _FIXED}
+        _refuse_with_channels(channels, [name for name, given in drawn.items() if given])
+        evaluate = bands.normalising(channels, **normalisation)
+        train = lambda batch, keys: evaluate(batch)
+        centre = random_cut = bands.by_threes(centre)
     several = None if views is None else _views.make(views, image_size=image_size, crop=crop, augment=augment)
     open_source = lambda: sources.make(source)
     classes = None if label is None else config.call(_labels.make, label, where="data.label", open_source=open_source)
     facts = Facts(
         image_size,
-        3,
+        channels,
         tokenize.vocab_size if tokenize else 0,
         tokenize.length if tokenize else 0,
         classes.classes if classes else (),
@@ -191,8 +225,8 @@ def make(
         train if several is None else several.preprocess,
         evaluate,
         functools.partial(augmentation.to_pixels, **normalisation),
-        _Load(image, random_cut, several, classes, weight, caption, tokenize, dict(columns)),
-        _Load(image, centre),
+        Load(image, random_cut, several, classes, weight, caption, tokenize, dict(columns)),
+        Load(image, centre),
         image,
         alpha,
         int(cache_gb * 2**30),
@@ -203,7 +237,20 @@ def make(
 
 
 # `make` has options of the modules' names.
-_evaluation, _labels, _mix, _tokenizer, _views = evaluation, labels, mix, tokenizer, views
+_evaluation, _labels, _mix, _patches, _tokenizer, _views = evaluation, labels, mix, patches, tokenizer, views
+_FIXED = {"mean", "std"}  # Of `augment`, what changes no picture.
+
+
+def _refuse_with_patches(names: Sequence[str]) -> None:
+    if names:
+        keys = ", ".join(f"config.data.{name}" for name in names)
+        raise ConfigError(f"config.data.patches: images keep their shape and nothing is drawn; leave out {keys}.")
+
+
+def _refuse_with_channels(channels: int, names: Sequence[str]) -> None:
+    if names:
+        keys = ", ".join(f"config.data.{name}" for name in names)
+        raise ConfigError(f"config.data.channels = {channels}: such images are normalised only; leave out {keys}.")
 
 
 def _centre(image_size: int, options: Mapping[str, Any] | None) -> images.Transform:
@@ -224,49 +271,3 @@ def _mixing(options: Mapping[str, Any], facts: Facts, several: views.Views | Non
     if not facts.num_classes:
         raise ConfigError("config.data.mix mixes images and labels; name the labels in config.data.label.")
     return config.call(_mix.make, options, where="data.mix", num_classes=facts.num_classes)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Load:
-    """(example, generator) -> arrays: `image` uint8 [S,S,C] or `views`, and for training all that comes with it.
-
-    Attributes:
-      image: the feature that holds the image.
-      cut: makes `image` of it...
-      views: ... unless this makes `views`, name -> uint8 [V,h,w,C].
-      label: makes `label`, int32 [] or float32 [K].
-      weight: the feature that `weight`, float32 [], holds.
-      caption, tokenize: make `text` [T] and `text_mask` [T].
-      columns: further columns and their features.
-    """
-
-    image: str
-    cut: images.Transform
-    views: views.Views | None = None
-    label: labels.Labels | None = None
-    weight: str | None = None
-    caption: Callable[[Mapping[str, Any], np.random.Generator], str] | None = None
-    tokenize: tokenizer.Tokenizer | None = None
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        if self.views is None:
-            arrays = {"image": self.cut(example[self.image], rng)}
-        else:
-            arrays = {"views": self.views.cut(example[self.image], rng)}
-        if self.label is not None:
-            arrays["label"] = self.label(example)
-        if self.weight is not None:
-            arrays["weight"] = np.float32(number(sources.feature(example, self.weight, "data.weight")))
-        if self.caption is not None:
-            ids, mask = self.tokenize(self.caption(example, rng))
-            arrays |= {"text": ids[0], "text_mask": mask[0]}
-        column = lambda name, feature: number(sources.feature(example, feature, f"data.columns.{name}"))
-        return arrays | {name: column(name, feature) for name, feature in self.columns.items()}
-
-
-def number(value: Any) -> np.ndarray:
-    """A feature as a number: float32 of a float, int32 of an integer, and of a text its CRC-32."""
-    if isinstance(value, str):
-        return np.int32(zlib.crc32(value.encode()) - 2**31)
-    return np.float32(value) if np.issubdtype(np.asarray(value).dtype, np.floating) else np.int32(value)

@@ -13,6 +13,8 @@ examples:
   python -m vitfm.interop import ~/dinov2-base runs/dinov2           a run: evaluate it, or start others from it
   python -m vitfm.evals --run=runs/dinov2 --eval=knn --train=tfds:emoji:train --test=tfds:emoji:test --label=group
   python -m vitfm.main --config=configs/x.py --config.init.run=runs/dinov2   or the folder itself, without an import
+  python -m vitfm.interop import vit_b16.npz runs/vit                big_vision's, for which nothing else is needed
+  python -m vitfm.interop import ~/vit runs/bgr_nir --bands=2,1,0,mean --mean=.4,.4,.4,.5 --std=.2,.2,.2,.2   4 channels
   python -m vitfm.interop export runs/mine ~/mine                    AutoModel.from_pretrained("~/mine") opens it
   python -m vitfm.interop export runs/mine ~/mine --format=timm      timm.create_model("local-dir:~/mine")
   python -m vitfm.interop export ~/vit-base ~/vit-timm --format=timm from one library to another
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
         if arguments.command == "import":
-            _import(arguments.folder, arguments.run)
+            _import(arguments)
         else:
             _export(arguments)
     except UserError as error:
@@ -38,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _import(folder: str, run: str) -> None:
+def _import(arguments: argparse.Namespace) -> None:
     from vitfm.interop import imported, workdir  # JAX is imported once the command line is known to make sense.
 
-    found = imported.read(folder)
-    workdir.write(found, run)
+    found = imported.read(arguments.folder, bands=arguments.bands, mean=arguments.mean, std=arguments.std)
+    workdir.write(found, arguments.run)
     workdir.show(found)
-    print(f"Run: {run}")
+    print(f"Run: {arguments.run}")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -59,6 +61,11 @@ def _export(arguments: argparse.Namespace) -> None:
         print(f"  {note}")
 
 
+def _bands(text: str) -> list[int | None]:
+    """ "2,1,0,mean"."""
+    return [None if band == "mean" else int(band) for band in text.split(",")]
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m vitfm.interop",
@@ -69,8 +76,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="import | export")
     reader = commands.add_parser("import", help="another library's folder -> a run")
-    reader.add_argument("folder", metavar="HF_DIR", help="the folder to read")
+    reader.add_argument("folder", metavar="HF_DIR", help="the folder to read, or a .npz file of big_vision")
     reader.add_argument("run", metavar="DIR", help="the workdir to write")
+    reader.add_argument("--bands", type=_bands, help="for images of other channels: which old one each stands for")
+    numbers = lambda text: [float(number) for number in text.split(",")]
+    reader.add_argument("--mean", type=numbers, help="of the channels, for values in [0, 1], separated by commas")
+    reader.add_argument("--std", type=numbers, help="their standard deviations")
     writer = commands.add_parser("export", help="a run, or another library's folder -> a folder")
     writer.add_argument("run", metavar="RUN", help="a workdir, or a folder to translate")
     writer.add_argument("folder", metavar="HF_DIR", help="the folder to write")

@@ -22,7 +22,8 @@ from vitfm.checkpoint.manager import Checkpoints
 from vitfm.config import ConfigError
 from vitfm.data import pipeline
 from vitfm.data.tokenizer import Tokenizer
-from vitfm.interop import folder, imported, preprocessing, published, weights
+from vitfm.interop import channels as channels_lib
+from vitfm.interop import folder, imported, preprocessing, published, texts, weights
 from vitfm.metrics import files
 from vitfm.objectives import base
 
@@ -39,7 +40,9 @@ _FAMILIES = {  # Our model -> the families that may know it, in the order in whi
         "dinov3_vit",
         "beit",
         "siglip_vision_model",
+        "siglip2_vision_model",
         "siglip",
+        "siglip2",
         "aimv2_vision_model",
     ),
     "convnext": ("convnext", "convnextv2", "dinov3_convnext"),
@@ -47,9 +50,9 @@ _FAMILIES = {  # Our model -> the families that may know it, in the order in whi
     "bit": ("bit",),
     "swin": ("swin", "swinv2"),
 }
-_OBJECTIVES = {"clip": ("clip",), "siglip": ("siglip",), "mae": ("vit_mae",)}
+_OBJECTIVES = {"clip": ("clip",), "siglip": ("siglip", "siglip2"), "mae": ("vit_mae",)}
 # What objectives make of an encoder that does not say otherwise; see their `make`.
-_ENCODERS = {"mae": {"name": "vit", "position": "sincos", "pool": "cls"}}
+_ENCODERS = {"mae": {"name": "vit", "position": "sincos", "pool": "cls"}, "siglip": {"name": "vit", "pool": "map"}}
 
 
 _HIGHEST_ID = (
@@ -125,7 +128,7 @@ def write(
     tensors = {key: _cast(tensor, dtype) for key, tensor in tensors.items()}
     configs = _configs(format, theirs, model, preprocessed, dtype)
     if "text" in objective:
-        if format == "transformers" and model.tokenizer.eos_id == 2:
+        if format == "transformers" and name == "clip" and model.tokenizer.eos_id == 2:
             notes.append(_HIGHEST_ID)
         configs["tokenizer.json"] = model.tokenizer.to_json()
     folder.write(pathlib.Path(path).expanduser(), configs, tensors, shard_bytes=shard_bytes)
@@ -201,6 +204,9 @@ def _described(
             write_config = _module(name) and imported.function(_module(name), format, "write")
             if not write_config:
                 continue
+            if getattr(_module(name), "PATCHES", False) != (model.data.get("patches") is not None):
+                refused.append(f"{name}: its images are not prepared as config.data.patches has them here")
+                continue
             try:
                 theirs = write_config(objective, len(model.facts.classes))
             except (ConfigError, KeyError) as error:
@@ -210,30 +216,39 @@ def _described(
                 notes.append(
                     f"only the encoder is written; {format} has nothing like a whole {model.objective['name']}"
                 )
+            if encoder.get("mask_token") is False and "mask_token" in _encoder(model.state["params"]):
+                notes.append(f"the mask token is left out, which {format} has no place for, and no answer depends on")
             return name, objective, theirs
     reasons = "".join(f"\n  {line}" for line in refused) or f" vitfm writes nothing like it in the format of {format}."
     raise ConfigError(f"This model can't be exported to {format}{f' as {family}' if family else ''}:{reasons}")
 
 
 def _candidates(model: _Model) -> Iterator[dict[str, Any]]:
-    """The objective with all that its encoder is, then its encoder alone."""
+    """The objective with all that its encoder is, then its encoder alone; each then without a mask token."""
     objective = ml_collections.ConfigDict(model.objective).to_dict()
     key = "image" if "image" in objective else "model"
     defaults = {"name": "vit", "image_size": model.facts.image_size, **_ENCODERS.get(objective["name"], {})}
     encoder = {**defaults, **objective.get(key, {}), "scan": False}
+    encoders = [encoder, {**encoder, "mask_token": False}] if encoder.get("mask_token") else [encoder]
     if objective["name"] in ("supervised", "backbone", *_OBJECTIVES):
-        yield {**objective, key: encoder}
+        yield from ({**objective, key: encoder} for encoder in encoders)
     if objective["name"] != "backbone":
-        yield {"name": "backbone", "model": encoder}
+        yield from ({"name": "backbone", "model": encoder} for encoder in encoders)
 
 
 def _state_of(objective: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a state that an objective of this name has."""
+    """The part of a state that an objective has."""
+    params, extra = state["params"], state["extra"]
+    encoder = _encoder(params)
+    if objective.get("model", {}).get("mask_token") is False:
+        encoder = {name: array for name, array in encoder.items() if name != "mask_token"}
     if objective["name"] != "backbone":
-        return {"params": state["params"], "extra": state["extra"]}
-    params = state["params"]
-    encoder = params["encoder"] if "encoder" in params else params["image"]["tower"]
-    return {"params": {"encoder": encoder}, "extra": {k: v for k, v in state["extra"].items() if k == "batch_stats"}}
+        return {"params": {**params, "encoder": encoder} if "encoder" in params else params, "extra": extra}
+    return {"params": {"encoder": encoder}, "extra": {k: v for k, v in extra.items() if k == "batch_stats"}}
+
+
+def _encoder(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    return params["encoder"] if "encoder" in params else params["image"]["tower"]
 
 
 def _module(name: str) -> ModuleType | None:
@@ -247,45 +262,17 @@ def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
     return array.astype(DTYPES[dtype]) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
-def with_texts(theirs: dict[str, Any], facts: pipeline.Facts, special: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with the tokenizer's vocabulary and length, where it has a text tower.
-
-    Args:
-      theirs: the configuration, which is changed.
-      facts: the numbers.
-      special: key -> id of special tokens, which transformers keeps there: its CLIP reads a text at the first end.
-    """
-    if "text_config" in theirs:
-        texts = {"vocab_size": facts.vocab_size, "max_position_embeddings": facts.text_length}
-        theirs["text_config"] |= {**texts, **special}
-    if "text_cfg" in theirs.get("model_cfg", {}):
-        texts = {"vocab_size": facts.vocab_size, "context_length": facts.text_length}
-        end = special.get("eos_token_id", facts.vocab_size - 1)
-        if end != facts.vocab_size - 1:  # It reads a text at its highest id unless told where.
-            texts |= {"pool_type": "eos", "eos_id": end}
-        theirs["model_cfg"]["text_cfg"] |= texts
-    return theirs
-
-
-def _special(tokenizer: Tokenizer | None) -> dict[str, int]:
-    """transformers' keys of the special tokens' ids."""
-    if tokenizer is None:
-        return {}
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    return {key: token for key, token in ids.items() if token is not None}
-
-
 def _configs(
     format: Format, theirs: dict[str, Any], model: _Model, data: Mapping[str, Any], dtype: str
 ) -> dict[str, dict[str, Any]]:
     """File name -> JSON."""
-    names = list(model.facts.classes)
-    theirs = with_texts(theirs, model.facts, _special(model.tokenizer))
+    names, channels = list(model.facts.classes), model.facts.channels
+    theirs = texts.with_texts(channels_lib.written(theirs, channels), model.facts, texts.special(model.tokenizer))
     if format == "open_clip":
         return {folder.OPEN_CLIP: {**theirs, "preprocess_cfg": preprocessing.to_open_clip(data)}}
     if format == "timm":
         labels = {"label_names": names} if theirs.get("num_classes") else {}
-        return {folder.CONFIG: {**theirs, **labels, "pretrained_cfg": preprocessing.to_timm(data)}}
+        return {folder.CONFIG: {**theirs, **labels, "pretrained_cfg": preprocessing.to_timm(data, channels)}}
     if "id2label" in theirs:
         theirs = {**theirs, "id2label": {str(i): name for i, name in enumerate(names)}}
         theirs["label2id"] = {name: i for i, name in enumerate(names)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import hashlib
@@ -22,10 +21,11 @@ import numpy as np
 from vitfm import config as config_lib
 from vitfm import tree as trees
 from vitfm.checkpoint import integrity
-from vitfm.checkpoint.layout import CheckpointError, some
+from vitfm.checkpoint.layout import CheckpointError
 from vitfm.config import ConfigError
 from vitfm.data import pipeline
-from vitfm.interop import families, folder, preprocessing, published, weights
+from vitfm.interop import big_vision, families, folder, published, recipe_data, weights
+from vitfm.interop import channels as channels_lib
 from vitfm.objectives import base
 
 TIMM = (  # The first pattern that an architecture of timm's matches, and its family.
@@ -33,8 +33,8 @@ TIMM = (  # The first pattern that an architecture of timm's matches, and its fa
     (r"dinov2", "dinov2"),
     (r"dinov3.*convnext|convnext.*dinov3", "dinov3_convnext"),
     (r"dinov3", "dinov3_vit"),
-    (r"siglip", "siglip"),
-    (r"aimv2", "aimv2"),
+    (r"siglip", "siglip_vision_model"),
+    (r"aimv2", "aimv2_vision_model"),
     (r"^beit", "beit"),
     (r"^deit", "deit"),
     (r"^convnextv2", "convnextv2"),
@@ -65,30 +65,48 @@ class Imported:
 
 
 def is_one(path: str | pathlib.Path) -> bool:
-    """Whether there is a model of another library, rather than a run."""
-    return folder.is_one(pathlib.Path(path).expanduser())
+    """Whether there is a model of another library, a folder or a `.npz` file, rather than a run."""
+    found = pathlib.Path(path).expanduser()
+    return folder.is_one(found) or big_vision.is_one(found)
 
 
-def read(path: str | pathlib.Path) -> Imported:
-    """Reads a folder of transformers, timm or open_clip.
+def read(
+    path: str | pathlib.Path,
+    *,
+    bands: channels_lib.Bands | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Imported:
+    """Reads a folder of transformers, timm or open_clip, or a `.npz` file of big_vision.
+
+    Args:
+      path: of the folder or the file.
+      bands: for images of other channels than it was trained on: for each channel the number of the one that it stands
+        for, or None for the mean of all, see `vitfm.models.stem.inflate`. After RGB, (0, 1, 2, 0) has red twice and
+        (2, 1, 0, None) is blue, green, red and infrared. None for the images that it was trained on.
+      mean, std: of these images' channels, for values in [0, 1]; None takes those of the channels they stand for.
 
     Raises:
       ConfigError: its configuration asks for what vitfm lacks, or for what no one has, by key and value.
       CheckpointError: its weights are damaged, or not those that the configuration describes, by file and name.
     """
-    found = folder.read(pathlib.Path(path).expanduser())
+    location = pathlib.Path(path).expanduser()
+    found = big_vision.read(location) if big_vision.is_one(location) else folder.read(location)
     name = family(found)
     module = _module(name, found)
     notes: list[str] = []
     with _naming(found.path):
         objective = _objective(module, found)
-        data = _data(found, objective, notes)
+        own, data = recipe_data.for_images(recipe_data.read(found, objective, notes), found, bands, mean, std)
     config = {"objective": objective, "data": data, "total": 1, "batch_size": 1}
-    made = config_lib.call(pipeline.make, data, where="data")
-    like = shapes(objective, made.facts)
+    facts = lambda data: config_lib.call(pipeline.make, data, where="data").facts
+    like = shapes(objective, facts(own))
     rows = function(module, found.format, "rows")(objective)
     tensors, unused = _used(found, name, module, rows, objective)
     state = weights.to_ours(rows, tensors, like, where=str(_weights_file(found)))
+    if bands is not None:
+        with _naming(found.path):
+            state = channels_lib.inflated(state, shapes(objective, facts(data)), channels_lib.of(found), bands)
     lineage = {
         "run": str(path),
         "step": 0,
@@ -97,6 +115,7 @@ def read(path: str | pathlib.Path) -> Imported:
         "hash": content(tensors),
         "taken": sorted(tensors),
         "unused": unused,
+        **({"bands": list(bands)} if bands is not None else {}),
     }
     return Imported(config, state, lineage, notes)
 
@@ -132,9 +151,11 @@ def family(found: folder.Folder) -> str:
                 f"reads: {config_lib.nearest(name, known)}"
             )
         return name
+    if found.format == big_vision.FORMAT:
+        return "siglip" if any(name.startswith("txt/") for name in found.tensors) else "vit"
     if found.format == "open_clip":
         return "siglip" if "init_logit_bias" in found.config.get("model_cfg", {}) else "clip"
-    architecture = found.config["architecture"]
+    architecture = f"{found.config['architecture']}.{found.config.get('pretrained_cfg', {}).get('tag') or ''}"
     name = next((name for pattern, name in TIMM if re.search(pattern, architecture) and name in known), None)
     if name is None:
         raise ConfigError(
@@ -172,60 +193,9 @@ class _naming:
 
 
 def _objective(module: ModuleType, found: folder.Folder) -> dict[str, Any]:
-    channels = found.config.get("num_channels", 3)
-    if channels != 3:
-        raise ConfigError(f"config.json: num_channels = {channels} is not supported; vitfm's images have 3 channels.")
-    if found.format == "timm":
-        return module.timm_read(found.config, found.tensors.shapes)
+    if found.format in ("timm", big_vision.FORMAT):
+        return function(module, found.format, "read")(found.config, found.tensors.shapes)
     return function(module, found.format, "read")(found.config)
-
-
-def _data(found: folder.Folder, objective: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """The recipe's `data`: no source, but preprocessing, classes and the tokenizer."""
-    if found.format == "timm":
-        data = preprocessing.timm(found.config)
-    elif found.format == "open_clip":
-        data = preprocessing.open_clip(found.config)
-    elif found.processor is not None:
-        data = preprocessing.transformers(found.processor)
-    else:
-        spec = objective.get("model", objective.get("image", {}))
-        data = preprocessing.assumed(spec.get("image_size", 224))
-        notes.append(
-            f"There is no {folder.PROCESSOR}: images are resized to {data['image_size']} x {data['image_size']} pixels "
-            "(bicubic) and normalised to [-1, 1]. If it was trained otherwise, put that file beside the weights."
-        )
-    data = {"source": None, **data}
-    if objective["name"] == "supervised":
-        several = objective.get("loss") == "sigmoid"
-        data["label"] = {"feature": "label", "classes": _classes(found.config, notes), "multi_label": several}
-    if "text" in objective:
-        data |= {"captions": {}, "tokenizer": _tokenizer(found)}
-    return data
-
-
-def _classes(config: Mapping[str, Any], notes: list[str]) -> list[str]:
-    """Names in the order of their indices; those that occur twice, as some of ImageNet's do, with their index."""
-    named = config.get("id2label") or {}
-    names = [str(named[key]) for key in sorted(named, key=int)]
-    names = names or list(config.get("label_names") or map(str, range(config.get("num_classes", 2))))
-    count = collections.Counter(names)
-    if max(count.values()) > 1:
-        twice = [name for name, times in count.items() if times > 1]
-        notes.append(f"Classes that share a name have their index behind it: {some(twice)}.")
-    return [f"{name} ({index})" if count[name] > 1 else name for index, name in enumerate(names)]
-
-
-def _tokenizer(found: folder.Folder) -> dict[str, Any]:
-    file = found.path / "tokenizer.json"
-    if not file.is_file():
-        raise ConfigError(
-            f"{file} is missing, which the text tower's tokens are made by. Where transformers is installed: "
-            "AutoTokenizer.from_pretrained(NAME).save_pretrained(folder)."
-        )
-    text = found.config.get("text_config") or found.config.get("model_cfg", {}).get("text_cfg", {})
-    length = text.get("max_position_embeddings") or text.get("context_length") or 77
-    return {"path": str(file.absolute()), "length": length}
 
 
 def _used(
@@ -267,10 +237,6 @@ def _split(found: folder.Folder, name: str) -> Iterator[tuple[str, Callable[[], 
             )
         if not parts:
             yield stored, functools.partial(found.tensors.__getitem__, stored)
-
-
-def _part(tensors: Mapping[str, np.ndarray], name: str, index: int, count: int) -> np.ndarray:
-    return np.split(tensors[name], count)[index]
 
 
 def _check_computed(name: str, array: np.ndarray, computed: np.ndarray, where: pathlib.Path) -> None:

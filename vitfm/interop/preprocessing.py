@@ -25,11 +25,12 @@ _PROCESSORS = {
     "Siglip": (3, (_HALF, _HALF), True),
     "Bit": (3, _CLIP, False),
     "DINOv3ViT": (2, _IMAGENET, True),
+    "Siglip2": (2, (_HALF, _HALF), True),
 }
 
 
 def transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
-    """preprocessor_config.json -> `image_size`, `evaluation` and `augment` of a recipe's data.
+    """preprocessor_config.json -> `image_size`, `augment`, and `evaluation` or `patches` of a recipe's data.
 
     Raises:
       ConfigError: a processor or an option that vitfm lacks, by name.
@@ -54,8 +55,13 @@ def transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
         processor.get(key) or value for key, value in zip(("image_mean", "image_std"), normalisation, strict=True)
     )
     mean, std = (mean, std) if processor.get("do_normalize", True) else ([0.0] * 3, [1.0] * 3)
-    size = _transformers_size(kind, processor, square)
     resampling = processor.get("resample", number)
+    if kind == "Siglip2":
+        patch_size, count = processor.get("patch_size", 16), processor.get("max_num_patches", 256)
+        cut = {"patch_size": patch_size, "max_patches": count, "interpolation": _FILTERS[resampling]}
+        augment = {"mean": list(mean), "std": list(std)}
+        return {"image_size": math.isqrt(count) * patch_size, "crop": None, "patches": cut, "augment": augment}
+    size = _transformers_size(kind, processor, square)
     return _data(**size, interpolation=_FILTERS[resampling], centre="floor", mean=mean, std=std)
 
 
@@ -143,6 +149,9 @@ def assumed(image_size: int, mean: Any = _HALF, std: Any = _HALF) -> dict[str, A
 def of_recipe(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """`image_size`, `evaluation` and `augment` as above, and what no other library can do as this recipe does."""
     side, notes = data.get("image_size", 224), []
+    if data.get("patches") is not None:
+        cut = {"patch_size": 16, "max_patches": 256, "interpolation": "bilinear", **data["patches"]}
+        return {"image_size": side, "crop": None, "patches": cut, "augment": _normalisation(data)}, notes
     evaluation = data.get("evaluation")
     if evaluation is None:
         evaluation = {"size": side, "resize": "shortest", "crop": side, "interpolation": "bicubic", "centre": "floor"}
@@ -153,8 +162,11 @@ def of_recipe(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if data.get("alpha"):
         notes.append("transparent pixels show what is stored behind them there, and the background in this run")
     evaluation = {"resize": "shortest", "crop": None, "interpolation": "bicubic", "centre": "floor", **evaluation}
-    augment = {"mean": list(_HALF), "std": list(_HALF), **data.get("augment", {})}
-    return {"image_size": side, "evaluation": evaluation, "augment": augment}, notes
+    return {"image_size": side, "evaluation": evaluation, "augment": _normalisation(data)}, notes
+
+
+def _normalisation(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"mean": list(_HALF), "std": list(_HALF), **data.get("augment", {})}
 
 
 def to_transformers(data: Mapping[str, Any], kind: str = "Bit") -> dict[str, Any]:
@@ -164,6 +176,8 @@ def to_transformers(data: Mapping[str, Any], kind: str = "Bit") -> dict[str, Any
       data: `evaluation` and `augment`.
       kind: the processor: "Bit", of which every step is an option, or another whose steps can say it.
     """
+    if "patches" in data:
+        return _to_siglip2(data)
     evaluation, augment = data["evaluation"], data["augment"]
     size, crop = evaluation["size"], evaluation["crop"]
     return {
@@ -182,14 +196,30 @@ def to_transformers(data: Mapping[str, Any], kind: str = "Bit") -> dict[str, Any
     }
 
 
-def to_timm(data: Mapping[str, Any]) -> dict[str, Any]:
-    """`pretrained_cfg` of what `of_recipe` returns."""
+def _to_siglip2(data: Mapping[str, Any]) -> dict[str, Any]:
+    cut, augment = data["patches"], data["augment"]
+    return {
+        "image_processor_type": "Siglip2ImageProcessor",
+        "do_resize": True,
+        "resample": _FILTERS.index(cut["interpolation"]),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(augment["mean"]),
+        "image_std": list(augment["std"]),
+        "patch_size": cut["patch_size"],
+        "max_num_patches": cut["max_patches"],
+    }
+
+
+def to_timm(data: Mapping[str, Any], channels: int = 3) -> dict[str, Any]:
+    """`pretrained_cfg` of what `of_recipe` returns, for images of so many channels."""
     evaluation, augment, side = data["evaluation"], data["augment"], data["image_size"]
     share = side / evaluation["size"]
     if math.floor(side / share) != evaluation["size"]:  # As timm computes it.
         share = side / (evaluation["size"] + 0.5)
     return {
-        "input_size": [3, side, side],
+        "input_size": [channels, side, side],
         "fixed_input_size": False,
         "interpolation": evaluation["interpolation"],
         "crop_pct": share,

@@ -9,6 +9,7 @@ import numpy as np
 
 from vitfm.interop.blocks import Names, dense
 from vitfm.interop.weights import Row, Way, same, token
+from vitfm.models.vision_transformer import OF_CLASS
 
 flat_token = Way(lambda w: w.reshape(-1), lambda w: w.reshape(1, -1))  # [1,D] and [D].
 registers = Way(lambda w: w[0], lambda w: w[None])  # [1,R,D] and [R,D].
@@ -53,11 +54,13 @@ def _part(ours: str, theirs: Any, model: Mapping[str, Any]) -> list[Row]:
     return dense(ours, theirs, bias=model["out_bias" if ours.endswith("out") else "mlp_bias"])
 
 
-def _query_key_value(ours: str, theirs: tuple[str, ...], biases: str) -> list[Row]:
+def _query_key_value(ours: str, theirs: str | tuple[str, ...], biases: str) -> list[Row]:
+    """Maps of their own or, as `attn.qkv`, one, beside which biases of some are `attn.q_bias`, `attn.v_bias`."""
     rows = dense(ours, theirs, bias=biases == "qkv")
     if biases in ("qkv", ""):
         return rows
-    named = tuple(f"{theirs['qkv'.index(letter)]}.bias" for letter in biases)
+    apart = isinstance(theirs, tuple)
+    named = tuple(f"{theirs['qkv'.index(x)]}.bias" if apart else f"{theirs[:-3]}{x}_bias" for x in biases)
     return [*rows, (f"{ours}_bias", named, Way(lambda w: w, lambda w: w.reshape(-1)))]
 
 
@@ -94,7 +97,7 @@ def tokens(theirs: Mapping[str, tuple[str, Way]], model: Mapping[str, Any]) -> l
     return [
         (f"params/encoder/{ours}", name, way)
         for ours, (name, way) in theirs.items()
-        if (model["pool"] in ("cls", "cls_gap") if model[ours] is None else model[ours])
+        if (model["pool"] in OF_CLASS if model[ours] is None else model[ours])
     ]
 
 

@@ -29,10 +29,12 @@ class Way:
     Attributes:
       to_ours: their array -> ours, but for axes that ours splits (heads; queries, keys, values), reshaped afterwards.
       to_theirs: our array, in our shape -> theirs.
+      shares: of the first axis that each of several of their arrays has; equal ones where it is empty.
     """
 
     to_ours: Convert
     to_theirs: Convert
+    shares: tuple[int, ...] = ()
 
 
 Row = tuple[str | tuple[str, ...], str | tuple[str, ...], Way]
@@ -81,7 +83,7 @@ def to_theirs(rows: Sequence[Row], state: Any) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for ours, names, way in rows:
         names, array = listed(names), way.to_theirs(_of(ours, leaves))
-        parts = [array] if len(names) == 1 else np.split(array, len(names))
+        parts = np.split(array, np.cumsum(_lengths(len(array), names, way))[:-1]) if len(names) > 1 else [array]
         found |= {name: np.array(part, order="C") for name, part in zip(names, parts, strict=True)}
     return found
 
@@ -118,9 +120,14 @@ def expected(rows: Sequence[Row], like: Mapping[str, Any]) -> Iterator[tuple[str
     for ours, names, way in rows:
         empty = {name: np.empty(like[name].shape, np.bool_) for name in listed(ours)}
         names, shape = listed(names), way.to_theirs(_of(ours, empty)).shape
-        if len(names) > 1:
-            shape = (shape[0] // len(names), *shape[1:])
-        yield from ((name, shape) for name in names)
+        lengths = _lengths(shape[0], names, way) if len(names) > 1 else shape[:1]
+        yield from ((name, (*lengths[i : i + 1], *shape[1:])) for i, name in enumerate(names))
+
+
+def _lengths(length: int, names: Sequence[str], way: Way) -> list[int]:
+    """Of the first axis of each of several of their arrays."""
+    shares = way.shares or (1,) * len(names)
+    return [length * share // sum(shares) for share in shares]
 
 
 def _same_names(rows: Sequence[Row], leaves: Mapping[str, Any]) -> None:

@@ -24,16 +24,50 @@ def softmax_contrastive(
     Returns:
       The loss [] and metrics: accuracy of both directions, in which a hit on the row's own pair counts.
     """
-    logits = scale * jnp.einsum("id,td->it", image, text, preferred_element_type=jnp.float32)
-    own = jnp.eye(logits.shape[0], dtype=bool)
-    if concept is not None:
-        same = concept[:, None] == concept[None, :]
-        logits = jnp.where(same & ~own, -jnp.inf, logits)
+    logits = _logits(image, text, scale, concept)
     matched = jnp.diagonal(logits)
     image_to_text = (jax.nn.logsumexp(logits, axis=1) - matched).mean()
     text_to_image = (jax.nn.logsumexp(logits, axis=0) - matched).mean()
-    metrics = {
+    return (image_to_text + text_to_image) / 2, _accuracies(logits)
+
+
+def sigmoid_contrastive(
+    image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, concept: jax.Array | None = None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """SigLIP's loss: of each of the B x B pairs of an image and a text, whether the two belong together.
+
+    Zhai et al. 2023 (arXiv:2303.15343), algorithm 1: binary cross-entropies of `scale * image @ text.T + bias`, summed
+    over all pairs and divided by B. Written over the global batch; sharding does not change it.
+
+    Args:
+      image: [B, D], L2-normalised.
+      text: [B, D], L2-normalised.
+      scale: [], the factor on the cosines (not its logarithm).
+      bias: [], added to all of them.
+      concept: [B] integers as in `softmax_contrastive`: pairs of different rows that share one are left out of the sum.
+
+    Returns:
+      The loss [] and metrics: accuracy of both directions, in which a hit on the row's own pair counts.
+    """
+    logits = _logits(image, text, scale, concept) + bias
+    own = jnp.eye(len(logits), dtype=bool)
+    value = -jax.nn.log_sigmoid(jnp.where(own, logits, -logits)).sum() / len(logits)  # 0 where a pair is left out.
+    return value, _accuracies(logits)
+
+
+def _logits(image: jax.Array, text: jax.Array, scale: jax.Array, concept: jax.Array | None) -> jax.Array:
+    """Scaled cosines [B, B] of images and texts, -inf where different rows share a concept."""
+    logits = scale * jnp.einsum("id,td->it", image, text, preferred_element_type=jnp.float32)
+    if concept is None:
+        return logits
+    same = concept[:, None] == concept[None, :]
+    return jnp.where(same & ~jnp.eye(len(logits), dtype=bool), -jnp.inf, logits)
+
+
+def _accuracies(logits: jax.Array) -> dict[str, jax.Array]:
+    """How often a row's own pair [i, i] has the highest logit [B, B]."""
+    matched = jnp.diagonal(logits)
+    return {
         "accuracy/image_to_text": (matched >= logits.max(1)).mean(),
         "accuracy/text_to_image": (matched >= logits.max(0)).mean(),
     }
-    return (image_to_text + text_to_image) / 2, metrics

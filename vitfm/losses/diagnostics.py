@@ -1,4 +1,4 @@
-"""What tells a self-distilling model that learns from one that has collapsed: one vector for all, or all alike."""
+"""What tells a self-supervised model that learns from one that has collapsed: one vector for all, or all alike."""
 
 from __future__ import annotations
 
@@ -40,3 +40,31 @@ def prototype_use(probabilities: jax.Array) -> jax.Array:
 def perplexity(probabilities: jax.Array) -> jax.Array:
     """How many prototypes the mean of distributions [..., K] spreads over, from 1 to K."""
     return jnp.exp(entropy(probabilities.reshape(-1, probabilities.shape[-1]).mean(0)))
+
+
+def alignment(one: jax.Array, other: jax.Array) -> jax.Array:
+    """The mean squared distance of two views' unit vectors [..., D]: 0 where they agree, 2 where they are unrelated.
+
+    Wang and Isola 2020 (arXiv:2005.10242), section 4.1.1, α = 2. Alone it may as well be collapse: see `uniformity`.
+    """
+    return jnp.square(one.astype(jnp.float32) - other.astype(jnp.float32)).sum(-1).mean()
+
+
+def uniformity(rows: jax.Array, t: float = 2.0) -> jax.Array:
+    """How evenly unit vectors [M, D] lie on the sphere: 0 where all are one, down to about -2 t where none are near.
+
+    Wang and Isola 2020 (arXiv:2005.10242), section 4.1.2: the logarithm of the mean of exp(-t |x - y|²) over all pairs.
+    """
+    cosines = jnp.einsum("id,jd->ij", rows, rows, preferred_element_type=jnp.float32)
+    scores = jnp.where(jnp.eye(len(rows), dtype=bool), -jnp.inf, 2 * t * (cosines - 1))
+    return jax.nn.logsumexp(scores) - jnp.log(len(rows) * (len(rows) - 1))
+
+
+def of_views(features: jax.Array, one: jax.Array, other: jax.Array) -> dict[str, jax.Array]:
+    """Metrics of whoever compares two views: the rank of features [..., D], alignment and uniformity of rows [B, K]."""
+    features, one, other = jax.lax.stop_gradient((features, one, other))
+    return {
+        "effective_rank": effective_rank(features),
+        "alignment": alignment(one, other),
+        "uniformity": uniformity(one),
+    }

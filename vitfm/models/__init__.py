@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from vitfm import config
 
@@ -22,9 +23,10 @@ class Features:
     Attributes:
       pooled: [B, D], one vector an image or text.
       tokens: [B, N, D]: `prefix` special tokens, then the patches in row-major order (or the text's tokens).
-      grid: (rows, columns) of patches; () for text.
+      grid: (rows, columns) of patches; () for text, and for padded patches, where each image has its own.
       prefix: number of special tokens (class, registers) before the patches.
       layers: where the caller asked for them, the tokens [B, N, D] of the last blocks, each after the final norm.
+      mask: bool [B, N], the tokens that are no padding; None where all are. What padding became means nothing.
     """
 
     pooled: jax.Array
@@ -32,6 +34,15 @@ class Features:
     grid: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
     prefix: int = flax.struct.field(pytree_node=False, default=0)
     layers: tuple[jax.Array, ...] = ()
+    mask: jax.Array | None = None
+
+    def mean(self, tokens: jax.Array) -> jax.Array:
+        """Of what was made of the patches: [B, ..., N, D], such as `tokens` or stacked `layers` -> [B, ..., D]."""
+        patches = tokens[..., self.prefix :, :]
+        if self.mask is None:
+            return patches.mean(-2)
+        real = self.mask[:, self.prefix :].reshape(len(patches), *[1] * (patches.ndim - 3), -1, 1)
+        return jnp.where(real, patches, 0).sum(-2) / real.sum(-2).astype(patches.dtype)
 
 
 def make(spec: Mapping[str, Any], *, where: str, **context: Any) -> nn.Module:

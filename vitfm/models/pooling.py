@@ -14,7 +14,7 @@ from vitfm.models.norms import NORMS, Norm
 
 
 class AttentionPool(nn.Module):
-    """One learned query looks at all tokens: [B, N, D] -> [B, D].
+    """One learned query looks at all tokens: [B, N, D] -> [B, D]; or at those of a mask [B, N].
 
     Attributes:
       num_heads: they divide D.
@@ -36,7 +36,7 @@ class AttentionPool(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         batch, length, width = x.shape
         heads, dim = self.num_heads, width // self.num_heads
         query = self.param("query_token", nn.initializers.normal(0.02), (width,)).astype(self.dtype)
@@ -49,6 +49,8 @@ class AttentionPool(nn.Module):
         query = query.reshape(heads, dim)
         key, value = jnp.moveaxis((x.reshape(-1, width) @ kernel + bias).reshape(batch, length, 2, heads, dim), 2, 0)
         scores = jnp.einsum("hd,bkhd->bhk", query, key, preferred_element_type=jnp.float32) * dim**-0.5
+        if mask is not None:
+            scores = jnp.where(mask[:, None], scores, -jnp.inf)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         x = jnp.einsum("bhk,bkhd->bhd", weights, value).reshape(batch, width)
         x = nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="out")(x)

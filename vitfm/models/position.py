@@ -62,6 +62,23 @@ def linear_matrix(old: int, new: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
+def geometric_matrix(old: int, new: int) -> np.ndarray:
+    """[new, old]: BEiT's interpolation of relative offsets, -(n-1) to n-1 on each axis, which are odd in number.
+
+    The old offsets are laid at distances that grow geometrically up to the new ones' ends, so that near neighbours keep
+    their values; in between it is linear and outside constant, as in timm (BEiT's code takes cubic splines).
+    """
+    reach, target = old // 2, new // 2
+    left, right = 1.01, 1.5
+    while right - left > 1e-6:
+        ratio = (left + right) / 2
+        left, right = (left, ratio) if (1 - ratio**reach) / (1 - ratio) > target else (ratio, right)
+    far = np.cumsum(ratio ** np.arange(reach))
+    points = np.concatenate([-far[::-1], [0], far])
+    wanted = np.arange(-target, target + 1)
+    return np.stack([np.interp(wanted, points, one) for one in np.eye(old)], axis=1).astype(np.float32)
+
+
 def sincos(grid: Grid, width: int) -> jax.Array:
     """Fixed position embeddings [h, w, D]: sines and cosines of the column in the first half, of the row in the second.
 

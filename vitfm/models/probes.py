@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vitfm.config import ConfigError
 from vitfm.models import statistics
 
 _MOST_LAYERS = 4  # As DINO and DINOv2 probe: the last block, or the last four.
@@ -37,13 +38,15 @@ def predictions(
     def features(params: Mapping[str, Any], image: jax.Array) -> jax.Array:
         found = tower.apply(statistics.variables(encoder(params)), image, last=min(_MOST_LAYERS, tower.depth))
         layers = jnp.stack(found.layers, axis=1).astype(jnp.float32)
-        mean = layers[:, :, found.prefix :].mean(2)
+        mean = found.mean(layers)
         return jnp.stack([layers[:, :, 0], mean] if found.prefix else [mean], axis=2)
 
     def attention(params: Mapping[str, Any], image: jax.Array) -> jax.Array:
         found, kept = tower.apply(statistics.variables(encoder(params)), image, mutable=["intermediates"])
+        if not found.grid:
+            raise ConfigError("Attention is drawn for images of one shape, not for padded patches of several.")
         weights = _last_weights(kept["intermediates"]["transformer"])
-        rows = weights.reshape(len(image), tower.num_heads, *weights.shape[-2:])[:, :, 0, found.prefix :]
+        rows = weights[:, :, 0, found.prefix :]
         return rows.reshape(*rows.shape[:2], *found.grid).astype(jnp.float32)
 
     offered = {"embed_image": embed_image, "features": features}
@@ -51,7 +54,7 @@ def predictions(
 
 
 def _last_weights(kept: Mapping[str, Any]) -> jax.Array:
-    """The last block's attention weights [B*heads, N, N]."""
+    """The last block's attention weights [B, heads, N, N]."""
     if "blocks" in kept:
         return kept["blocks"]["attention"]["weights"][0][-1]
     return kept[max(kept)]["attention"]["weights"][0]

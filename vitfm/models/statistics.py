@@ -31,6 +31,11 @@ def start(initial: Mapping[str, Any]) -> dict[str, Any]:
     return {NAME: initial[NAME]} if NAME in initial else {}
 
 
+def has(tower: nn.Module) -> bool:
+    """Whether an encoder normalises by batch statistics, so that in training no row is independent of the others."""
+    return getattr(tower, "has_statistics", False)
+
+
 def train(
     tower: nn.Module, params: Mapping[str, Any], extra: Mapping[str, Any], images: jax.Array, keys: jax.Array
 ) -> tuple[Features, dict[str, Any]]:
@@ -53,7 +58,7 @@ def variables(encoder: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def terms(tower: nn.Module) -> dict[str, Any]:
     """Arguments of `Objective` for a loss that is a mean over examples: `accumulate`, `evaluated`, `why_not`."""
-    if not getattr(tower, "has_statistics", False):
+    if not has(tower):
         return {"accumulate": "mean"}
     return {"accumulate": None, "why_not": _WHY_NOT, "evaluated": evaluated}
 
@@ -86,8 +91,9 @@ class BatchNorm(nn.Module):
         width = x.shape[-1]
         if not self.is_initializing() and not self.has_variable(NAME, "mean"):
             raise ConfigError(
-                "This encoder normalises by running statistics, which this objective does not hold: take "
-                "objective.name = 'supervised', or an encoder without batch normalisation ('bit', 'convnext', 'vit')."
+                "This encoder normalises by running statistics, which this objective does not hold: take one that "
+                "does ('supervised', 'rotation', 'simclr', 'moco'), or an encoder without batch normalisation ('bit', "
+                "'convnext', 'vit')."
             )
         scale = self.param("scale", nn.initializers.constant(self.initial_scale), (width,))
         bias = self.param("bias", nn.initializers.zeros, (width,))

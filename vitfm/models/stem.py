@@ -22,7 +22,7 @@ def patches(images: jax.Array, size: int) -> jax.Array:
 
 
 class PatchStem(nn.Module):
-    """One linear map of each patch: [B, H, W, C] -> [B, h, w, D]."""
+    """One linear map of each patch: [B, H, W, C] -> [B, h, w, D], or of patches as they are, [B, N, p*p*C]."""
 
     patch_size: int
     hidden_dim: int
@@ -32,7 +32,8 @@ class PatchStem(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         """The patches `keep` [B, K] alone, as [B, K, D], are mapped where it is given."""
-        x = patches(images.astype(self.dtype), self.patch_size)
+        images = images.astype(self.dtype)
+        x = patches(images, self.patch_size) if images.ndim == 4 else images
         if keep is not None:
             x = jnp.take_along_axis(x.reshape(len(x), -1, x.shape[-1]), keep[..., None], axis=1)
         flat = x.reshape(-1, x.shape[-1])

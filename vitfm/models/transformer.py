@@ -1,7 +1,8 @@
 """Transformer blocks, shared by the image and the text towers (Vaswani et al. 2017, arXiv:1706.03762).
 
 Tokens travel as one matrix [B*N, D], so that every product is a plain matrix product: on CPUs XLA runs these at twice
-the speed of the same product over [B, N, D], and accelerators do not mind. Only attention looks at [B, N, D].
+the speed of the same product over [B, N, D]; on TPUs they cost a tenth more bytes, see docs/tpu.md. Only attention
+looks at [B, N, D].
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from vitfm.models.activations import Activation
 from vitfm.models.attention import Attention, Implementation
 from vitfm.models.drop_path import drop_path, drop_rates, fold_in
+from vitfm.models.local import in_windows
 from vitfm.models.mlp import Mlp
 from vitfm.models.norms import NORMS, Norm
 from vitfm.models.position import Grid, Place, RelativePosition
@@ -66,6 +68,7 @@ class Block(nn.Module):
 
     Attributes:
       num_heads, mlp_dim, activation, epsilon, dtype, style: see `Transformer`.
+      window: side of the windows that tokens see, None for all of the grid.
     """
 
     num_heads: int
@@ -74,6 +77,7 @@ class Block(nn.Module):
     epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
     style: Style = Style()
+    window: int | None = None
 
     @nn.compact
     def __call__(
@@ -85,16 +89,24 @@ class Block(nn.Module):
         drop: jax.Array | float = 0.0,
         place: Place = Place(),
         bias: jax.Array | None = None,
+        wide: jax.Array | None = None,
     ) -> jax.Array:
+        """`wide`, bool [], lifts the windows of one of several stacked blocks."""
         s = self.style
         if s.relative_position == "block":
-            bias = RelativePosition(self.num_heads, s.relative_grid, name="relative_position")(place)
+            grid = s.relative_grid if self.window is None else (self.window, self.window)
+            there = place if self.window is None else Place(grid=grid)
+            bias = RelativePosition(self.num_heads, grid, name="relative_position")(there)
         norm = s.norm if s.qk_norm else None
         options = (self.num_heads, self.dtype, s.qkv_bias, s.out_bias, norm, self.epsilon, s.attention)
         attention = Attention(*options, name="attention")
         mlp = Mlp(self.mlp_dim, self.activation, self.dtype, s.gated_mlp, s.mlp_bias, name="mlp")
-        attend = lambda x: attention(x, length, mask, bias, place.rotation)
-        x = self._branch("attention", attend, x, lambda y: drop_path(y, keys, 0, drop))
+        far = lambda attention, x: attention(x, length, mask, bias, place.rotation)
+        near = lambda attention, x: in_windows(lambda x, n, r: attention(x, n, None, bias, r), x, place, self.window)
+        attend = far if self.window is None else near
+        if wide is not None:
+            attend = lambda attention, x: nn.cond(wide, far, near, attention, x)
+        x = self._branch("attention", lambda x: attend(attention, x), x, lambda y: drop_path(y, keys, 0, drop))
         return self._branch("mlp", mlp, x, lambda y: drop_path(y, keys, 1, drop))
 
     def _branch(
@@ -132,6 +144,9 @@ class Transformer(nn.Module):
         one block; without `remat` it keeps more for the backward pass than the unrolled form.
       style: how a block is built.
       final_norm: the last norm.
+      window, global_blocks: side of the windows that tokens see in all blocks but these; None for no windows. They are
+        cut from whole grids without special tokens. Biases of each block are then those of its window, and none where
+        blocks are scanned.
     """
 
     depth: int
@@ -145,6 +160,8 @@ class Transformer(nn.Module):
     scan: bool = False
     style: Style = Style()
     final_norm: bool = True
+    window: int | None = None
+    global_blocks: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(
@@ -159,7 +176,7 @@ class Transformer(nn.Module):
 
         Args:
           x: [B, N, D].
-          mask: bool [B or 1, N, N], which keys a query sees; None for all.
+          mask: bool [B or 1, N or 1, N], which keys a query sees; None for all.
           keys: [B] PRNG keys for drop path; None, as in evaluation, drops nothing.
           last: how many of the last blocks' outputs are returned beside.
           place: where the tokens lie, for rotary and relative positions.
@@ -198,8 +215,8 @@ class Transformer(nn.Module):
         block = nn.remat(Block, static_argnums=(2, 5), policy=self._policy()) if self.remat else Block
         outputs = []
         for layer, rate in enumerate(rates):
-            name = f"block_{layer:02d}"
-            x = block(*options, name=name)(x, length, mask, fold_in(keys, layer), rate, place, bias)
+            name, window = f"block_{layer:02d}", None if layer in self.global_blocks else self.window
+            x = block(*options, window, name=name)(x, length, mask, fold_in(keys, layer), rate, place, bias)
             outputs.append(x)
         return outputs[-max(last, 1) :]
 
@@ -217,15 +234,20 @@ class Transformer(nn.Module):
     ) -> list[jax.Array]:
         """The same with stacked parameters, `blocks`."""
 
-        def body(block: Block, x: jax.Array, layer: jax.Array, rate: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-            x = block(x, length, mask, fold_in(keys, layer), rate, place, bias)
+        def body(
+            block: Block, x: jax.Array, layer: jax.Array, rate: jax.Array, wide: jax.Array
+        ) -> tuple[jax.Array, jax.Array | None]:
+            wide = wide if self.global_blocks else None
+            x = block(x, length, mask, fold_in(keys, layer), rate, place, bias, wide)
             return x, x if last > 1 else None
 
         body = nn.remat(body, prevent_cse=False, policy=self._policy()) if self.remat else body
         scan = nn.scan(
             body, variable_axes={"params": 0, "intermediates": 0}, split_rngs={"params": True}, length=self.depth
         )
-        x, outputs = scan(Block(*options, name="blocks"), x, jnp.arange(self.depth), jnp.asarray(rates))
+        wide = jnp.asarray([layer in self.global_blocks for layer in range(self.depth)])
+        blocks = Block(*options, self.window, name="blocks")
+        x, outputs = scan(blocks, x, jnp.arange(self.depth), jnp.asarray(rates), wide)
         return list(outputs[-last:]) if last > 1 else [x]
 
     def _policy(self) -> Callable[..., bool] | None:

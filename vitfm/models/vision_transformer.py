@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import flax.linen as nn
@@ -9,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from vitfm.config import ConfigError
-from vitfm.models import Features
+from vitfm.models import Features, naflex
 from vitfm.models.drop_path import fold_in
+from vitfm.models.naflex import Patches
 from vitfm.models.norms import NORMS
 from vitfm.models.pooling import AttentionPool
 from vitfm.models.position import Grid, Place, Resize, Rope, resize_position, sincos
@@ -18,12 +20,16 @@ from vitfm.models.stem import ConvStem, drop_channels
 from vitfm.models.transformer import Transformer
 
 Position = Literal["learned", "sincos", "rope", "none"]
-Pool = Literal["cls", "gap", "cls_gap", "map", "aim"]
+Pool = Literal["cls", "gap", "cls_gap", "cls_dist", "map", "aim"]
+OF_CLASS = ("cls", "cls_gap", "cls_dist")  # Those that need the class token.
 _ROPE, _CHANNELS = 1_000_001, 1_000_002  # What an example's key is folded with; its blocks take 0, 1, ...
 
 
 class ViT(nn.Module):
-    """Images [B, H, W, C] of any size that the patches divide -> Features; see `make` for the attributes."""
+    """Images [B, H, W, C] of any size that the patches divide, or padded patches of several sizes -> Features.
+
+    See `make` for the attributes, `vitfm.models.naflex` for padded patches.
+    """
 
     image_size: int
     patch_size: int
@@ -50,7 +56,7 @@ class ViT(nn.Module):
     @property
     def hidden_dim(self) -> int:
         """Width of the pooled output."""
-        return 2 * self.width if self.pool == "cls_gap" else self.width
+        return 2 * self.width if self.pool in ("cls_gap", "cls_dist") else self.width
 
     @property
     def depth(self) -> int:
@@ -63,7 +69,7 @@ class ViT(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: jax.Array,
+        images: jax.Array | Patches,
         keep: jax.Array | None = None,
         keys: jax.Array | None = None,
         last: int = 0,
@@ -72,18 +78,18 @@ class ViT(nn.Module):
         """Encodes images.
 
         Args:
-          images: [B, H, W, C].
+          images: [B, H, W, C], or padded patches.
           keep: int [B, K], the patches that are seen, by their row-major number; None for all.
           keys: [B] PRNG keys for patch dropout, drop path and what else training draws; None, as in evaluation, drops
             nothing.
           last: how many of the last blocks' tokens are returned as `layers`.
           masked: bool [B, N], the patches that the mask token stands for; None for none.
         """
-        if any(side % self.patch_size for side in images.shape[1:3]):
-            size = " x ".join(map(str, images.shape[1:3]))
-            raise ConfigError(f"Images of {size} do not divide into patches of {self.patch_size} pixels.")
-        grid = (images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
-        x, seen = self._patches(images, grid, keep, keys, masked)
+        if isinstance(images, Mapping):
+            (x, mask), seen, grid = self._padded(images, keep, keys, masked), None, ()
+        else:
+            grid, mask = self._grid(images), None
+            x, seen = self._patches(images, grid, keep, keys, masked)
         special = self._special_tokens()
         if special:
             prefix = jnp.broadcast_to(jnp.concatenate(special), (len(x), sum(map(len, special)), self.width))
@@ -92,8 +98,39 @@ class ViT(nn.Module):
             x = self._norm("pre_norm", x)
         prefix = sum(map(len, special))
         place = Place(self._rotation(grid, prefix, seen, keys), seen, grid, prefix)
-        tokens, layers = self.transformer(x, None, keys, last, place)
-        return Features(self._pooled(tokens, prefix), tokens, grid, prefix, layers)
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True)
+        tokens, layers = self.transformer(x, None if mask is None else mask[:, None], keys, last, place)
+        features = Features(tokens, tokens, grid, prefix, layers, mask)
+        return features.replace(pooled=self._pooled(features))
+
+    def _grid(self, images: jax.Array) -> Grid:
+        """Rows and columns of patches."""
+        if any(side % self.patch_size for side in images.shape[1:3]):
+            size = " x ".join(map(str, images.shape[1:3]))
+            raise ConfigError(f"Images of {size} do not divide into patches of {self.patch_size} pixels.")
+        return images.shape[1] // self.patch_size, images.shape[2] // self.patch_size
+
+    def _padded(
+        self, images: Patches, keep: jax.Array | None, keys: jax.Array | None, masked: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Tokens [B, N, D] of padded patches, and their mask [B, N]."""
+        refused = {
+            f"position = {self.position!r}": self.position not in ("learned", "none"),
+            f"position_resize = {self.position_resize!r}": self.position_resize not in ("bilinear", "antialiased"),
+            "relative_position": self.transformer.style.relative_position is not None,
+            "stem = 'conv'": isinstance(self.stem, ConvStem),
+            "window_size": self.transformer.window is not None,
+            "hidden patches": keep is not None,
+            "patch_dropout or channel_dropout": keys is not None and (self.patch_dropout or self.channel_dropout),
+        }
+        naflex.check(images, refused)
+        x = self.stem(images["patches"])
+        x = self._masked(self._norm("stem_norm", x) if self.stem_norm else x, None, masked)
+        if self.position == "learned":
+            place = naflex.positions(self._table(), images["grid"], x.shape[1], self.position_resize)
+            x = x + place.astype(self.dtype)
+        return x, images["mask"].astype(bool)
 
     def _patches(
         self,
@@ -106,6 +143,8 @@ class ViT(nn.Module):
         """The patches' tokens [B, K, D] in the compute dtype, and which these are [B, K], None for all."""
         if keys is not None and self.channel_dropout:
             images = drop_channels(images, fold_in(keys, _CHANNELS), self.channel_dropout)
+        if keep is not None and self.transformer.window is not None:
+            raise ConfigError("Windows are cut from whole grids, so no patch can be hidden: window_size = None.")
         if keep is not None and isinstance(self.stem, ConvStem):
             raise ConfigError(
                 "The convolutional stem mixes neighbouring patches, so none can be hidden: stem = 'patch'."
@@ -121,7 +160,7 @@ class ViT(nn.Module):
             x = x + position.astype(self.dtype)
         if keys is None or not self.patch_dropout:
             return x, keep
-        left = _random_numbers(x.shape[1], keys, round(x.shape[1] * (1 - self.patch_dropout)))
+        left = _random_numbers(x.shape[1], keys, max(1, round(x.shape[1] * (1 - self.patch_dropout))))
         return _rows(x, left), left if keep is None else jnp.take_along_axis(keep, left, axis=1)
 
     def _masked(self, x: jax.Array, keep: jax.Array | None, masked: jax.Array | None) -> jax.Array:
@@ -156,10 +195,12 @@ class ViT(nn.Module):
             return sincos(grid, self.width)
         if self.position != "learned":
             return None
+        return resize_position(self._table(), grid, self.position_resize)
+
+    def _table(self) -> jax.Array:
+        """Learned positions of the grid that the encoder is made for."""
         side = self.image_size // self.patch_size
-        initial = nn.initializers.normal(self.width**-0.5)
-        table = self.param("position", initial, (side, side, self.width))
-        return resize_position(table, grid, self.position_resize)
+        return self.param("position", nn.initializers.normal(self.width**-0.5), (side, side, self.width))
 
     def _rotation(
         self, grid: Grid, prefix: int, seen: jax.Array | None, keys: jax.Array | None
@@ -176,13 +217,16 @@ class ViT(nn.Module):
         cosine, sine = (take(wave)[:, None] for wave in waves)
         return cosine, sine
 
-    def _pooled(self, tokens: jax.Array, prefix: int) -> jax.Array:
+    def _pooled(self, features: Features) -> jax.Array:
+        tokens = features.tokens
         if self.pooler is not None:
-            pooled = self.pooler(tokens)
+            pooled = self.pooler(tokens, features.mask)
         elif self.pool == "cls":
             pooled = tokens[:, 0]
+        elif self.pool == "cls_dist":
+            pooled = tokens[:, :2].reshape(len(tokens), -1)
         else:
-            mean = tokens[:, prefix:].mean(1)
+            mean = features.mean(tokens)
             pooled = mean if self.pool == "gap" else jnp.concatenate([tokens[:, 0], mean], axis=-1)
         return self._norm("pool_norm", pooled) if self.pool_norm else pooled
 

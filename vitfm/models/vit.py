@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from vitfm.models.position import Resize, Rope
 from vitfm.models.sizes import SIZES
 from vitfm.models.stem import ConvStem, PatchStem
 from vitfm.models.transformer import Remat, Style, Transformer
-from vitfm.models.vision_transformer import Pool, Position, ViT
+from vitfm.models.vision_transformer import OF_CLASS, Pool, Position, ViT
 
 __all__ = ["SIZES", "make"]  # `vitfm.models.sized` looks for both in the file that a recipe names.
 
@@ -62,6 +62,8 @@ def make(
     epsilon: float = 1e-6,
     drop_path_rate: float = 0.0,
     patch_dropout: float = 0.0,
+    window_size: int | None = None,
+    global_blocks: Sequence[int] = (),
     scan: bool = False,
     remat: bool | Remat = False,
     dtype: jnp.dtype = jnp.float32,
@@ -85,8 +87,9 @@ def make(
       position_resize: how learned embeddings are interpolated, see `resize_position`.
       rope: options of `vitfm.models.position.Rope`.
       relative_position: learned biases of the scores by offset, one table for each block or one for all (BEiT).
-      pool: "cls", the class token; "gap", the mean of the patches; "cls_gap", both, one after the other; "map" and
-        "aim", attention by a learned query, see `AttentionPool`.
+      pool: "cls", the class token; "gap", the mean of the patches; "cls_gap", both, one after the other;
+        "cls_dist", class and distillation token likewise (DeiT); "map" and "aim", attention by a learned query, see
+        `AttentionPool`.
       pool_norm: a norm of the pooled output (BEiT, and timm's `fc_norm`, with final_norm = False).
       class_token: None has one where the pooling needs it.
       class_position: the class token's position embedding is a parameter of its own, so that imported weights are
@@ -102,7 +105,11 @@ def make(
       activation, epsilon: of the blocks.
       drop_path_rate: stochastic depth of the last block in training; it grows linearly from 0 at the first.
       patch_dropout: share of the patches that training leaves out, others for each example and step: fewer tokens, so
-        more images a second (Li et al. 2023, FLIP, arXiv:2212.00794).
+        more images a second (Liu et al. 2022, arXiv:2208.07220; Li et al. 2023, FLIP, arXiv:2212.00794).
+      window_size, global_blocks: side in patches of the windows that patches see, in all blocks but these, for large
+        images (ViTDet). There must be no special tokens; `config.init.take` then names the parts of an encoder that had
+        some: stem, position and transformer. Windows at the edge are filled up with zeros, which are seen. Biases by
+        offset ("block") are those of a window, where there is one.
       scan: one program for all blocks, see `Transformer`.
       remat: recompute blocks in the backward pass to save memory; names keep some of it, see `Remat`.
       dtype: compute dtype; parameters are float32.
@@ -112,12 +119,21 @@ def make(
     for name, value in shares.items():
         if not 0 <= value < 1:
             raise ConfigError(f"ViT: {name} = {value} is a share below 1.")
-    needs_class = pool in ("cls", "cls_gap")
+    needs_class = pool in OF_CLASS
     class_token = needs_class if class_token is None else class_token
     if needs_class and not class_token:
         raise ConfigError(f"ViT: pool = {pool!r} needs the class token: leave class_token out.")
+    if pool == "cls_dist" and not distillation_token:
+        raise ConfigError("ViT: pool = 'cls_dist' needs distillation_token = True.")
     if relative_position and int(class_token) != class_token + distillation_token + registers:
         raise ConfigError("ViT: relative_position knows no distillation token and no registers: leave them out.")
+    _check_windows(
+        window_size,
+        tuple(global_blocks),
+        depth,
+        prefix=class_token + distillation_token + registers,
+        plain=not patch_dropout and relative_position != "shared" and not (scan and relative_position),
+    )
     attentions.check(attention, dtype, relative_position is not None, platform)
     side = image_size // patch_size
     patch = PatchStem(patch_size, hidden_dim, stem_bias, dtype)
@@ -151,6 +167,8 @@ def make(
                 relative_grid=(side, side),
             ),
             final_norm,
+            window_size,
+            tuple(global_blocks) if window_size else (),
         ),
         position=position,
         position_resize=position_resize,
@@ -169,6 +187,20 @@ def make(
         channel_dropout=channel_dropout,
         dtype=dtype,
     )
+
+
+def _check_windows(window: int | None, wide: tuple[int, ...], depth: int, *, prefix: int, plain: bool) -> None:
+    """Refuses windows where tokens have no place in them, and blocks that are none."""
+    if window is None and wide:
+        raise ConfigError(f"ViT: global_blocks = {list(wide)} are those without windows: set window_size.")
+    if window is not None and (window < 1 or prefix or not plain):
+        raise ConfigError(
+            f"ViT: window_size = {window} cuts whole grids of patches: it must be at least 1, without class token "
+            "(pool = 'gap' or 'map'), distillation token, registers, patch_dropout and relative_position = 'shared'; "
+            "and relative_position = 'block' needs scan = False, as global blocks have larger tables."
+        )
+    if len(set(wide)) < len(wide) or any(not 0 <= block < depth for block in wide):
+        raise ConfigError(f"ViT: global_blocks = {list(wide)} must be different ones of 0, ..., {depth - 1}.")
 
 
 def _check_shapes(

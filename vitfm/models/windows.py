@@ -18,7 +18,6 @@ from vitfm.models.attention import Projection
 from vitfm.models.drop_path import drop_path
 from vitfm.models.mlp import Mlp
 from vitfm.models.norms import LayerNorm
-from vitfm.models.position import resize_position
 
 Pair = tuple[int, int]
 INITIAL = nn.initializers.normal(0.02)
@@ -94,11 +93,6 @@ def log_coordinates(window: Pair, pretrained: Pair) -> np.ndarray:
     ]
     x = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     return (np.sign(x) * np.log2(np.abs(x) + 1) / 3).astype(np.float32)
-
-
-def resize_table(table: jax.Array, window: Pair) -> jax.Array:
-    """A table of relative positions [2h-1, 2w-1, heads] for another window, as Swin's own and timm's fine-tuning do."""
-    return resize_position(table, (2 * window[0] - 1, 2 * window[1] - 1), "bicubic")
 
 
 class WindowAttention(nn.Module):

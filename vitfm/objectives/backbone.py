@@ -24,7 +24,7 @@ def make(*, model: Mapping[str, Any], dtype: jnp.dtype = jnp.float32) -> base.Ob
     tower = models.make(model, where="objective.model", dtype=dtype)
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
-        encoder = tower.init(key, batch["image"][:1])
+        encoder = tower.init(key, jax.tree.map(lambda x: x[:1], batch["image"]))
         return base.Variables({"encoder": encoder["params"]}, statistics.start(encoder))
 
     def loss(params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array) -> NoReturn:

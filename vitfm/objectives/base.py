@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import flax.linen as nn
 import flax.struct
 import jax
 
 from vitfm import config
+from vitfm.models import statistics
 
 Params = Mapping[str, Any]
 Extra = Mapping[str, Any]
@@ -92,6 +94,48 @@ class Objective:
     embed: Callable[..., Any] | None = None
     couple: Callable[..., tuple[jax.Array, Aux]] | None = None
     why_not: str = ""
+
+
+def coupled(
+    init: Callable[[jax.Array, Batch], Variables],
+    embed: Callable[..., Any],
+    couple: Callable[..., tuple[jax.Array, Aux]],
+    predict: Mapping[str, Callable[..., jax.Array]],
+    **options: Any,
+) -> Objective:
+    """The objective whose loss is `couple` after `embed`, so that it accumulates "cached"."""
+
+    def loss(params: Params, extra: Extra, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Aux]:
+        return couple(params, extra, embed(params, extra, batch, key), batch, step)
+
+    return Objective(init, loss, predict, "cached", embed=embed, couple=couple, **options)
+
+
+def coupled_encodings(
+    tower: nn.Module,
+    init: Callable[[jax.Array, Batch], Variables],
+    encode: Callable[..., tuple[Any, Extra]],
+    couple: Callable[..., tuple[jax.Array, Aux]],
+    predict: Mapping[str, Callable[..., jax.Array]],
+    **options: Any,
+) -> Objective:
+    """`coupled`, for encoders with or without batch statistics.
+
+    Args:
+      tower: the encoder.
+      encode: (params, extra, batch, key) -> what `couple` takes, and the entries of `extra` that the encoder changes.
+        Where it has batch statistics, a row depends on the whole batch: then nothing is accumulated.
+      init, couple, predict, **options: of `coupled`.
+    """
+    if not statistics.has(tower):
+        return coupled(init, lambda *given: encode(*given)[0], couple, predict, **options)
+
+    def loss(params: Params, extra: Extra, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Aux]:
+        encodings, changed = encode(params, extra, batch, key)
+        value, aux = couple(params, extra, encodings, batch, step)
+        return value, aux.replace(extra={**aux.extra, **changed})
+
+    return Objective(init, loss, predict, **statistics.terms(tower), **options)
 
 
 def make(spec: Mapping[str, Any], **context: Any) -> Objective:

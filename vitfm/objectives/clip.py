@@ -1,4 +1,8 @@
-"""CLIP: contrastive pretraining of an image and a text tower (Radford et al. 2021, arXiv:2103.00020)."""
+"""CLIP: contrastive pretraining of an image and a text tower (Radford et al. 2021, arXiv:2103.00020).
+
+LiT (Zhai et al. 2022, arXiv:2111.07991) is this with an image tower that a checkpoint gave and that stays as it is:
+`config.init` and `config.optim.freeze`, see configs/lit.py.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitfm import models
 from vitfm.losses import contrastive
-from vitfm.models import probes
+from vitfm.models import two_towers
 from vitfm.objectives import base
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Rows of L2 norm 1, in float32."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
 def make(
     *,
     image: Mapping[str, Any],
     text: Mapping[str, Any],
-    embed_dim: int = 512,
+    embed_dim: int | None = 512,
     initial_scale: float = 1 / 0.07,
     max_scale: float = 100.0,
     mask_same_concept: bool = True,
@@ -38,7 +34,7 @@ def make(
     Args:
       image: the image tower: a `vitfm.models` name and its options.
       text: the text tower likewise; its vocabulary and length come from the tokenizer.
-      embed_dim: width of the joint space.
+      embed_dim: width of the joint space; None takes that of the image tower, which is then not projected.
       initial_scale: the factor on the cosines at the start; its logarithm is learned.
       max_scale: the factor is clamped to this after every step.
       mask_same_concept: pairs with equal `concept` [B] are no negatives of each other. A mask in the loss rather than
@@ -47,44 +43,12 @@ def make(
       data: facts about the batches: `image_size`, `vocab_size`, `text_length`.
       dtype: compute dtype.
     """
-    image = {"image_size": data.image_size, **image}
-    image_tower = models.make(image, where="objective.image", dtype=dtype)
-    text_tower = models.make(
-        text, where="objective.text", vocab_size=data.vocab_size, length=data.text_length, dtype=dtype
-    )
-    project = nn.Dense(embed_dim, use_bias=False, dtype=dtype, kernel_init=nn.initializers.lecun_normal())
-
-    def embed_image(params: base.Params, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        features = image_tower.apply({"params": params["image"]["tower"]}, image, keys=keys)
-        return _unit(project.apply({"params": params["image"]["projection"]}, features.pooled))
-
-    def embed_text(params: base.Params, text: jax.Array, text_mask: jax.Array) -> jax.Array:
-        features = text_tower.apply({"params": params["text"]["tower"]}, text, text_mask)
-        return _unit(project.apply({"params": params["text"]["projection"]}, features.pooled))
+    towers = two_towers.towers(image, text, embed_dim, data, dtype)
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
-        keys = jax.random.split(key, 4)
-        image_params = image_tower.init(keys[0], batch["image"][:1])["params"]
-        text_params = text_tower.init(keys[1], batch["text"][:1], batch["text_mask"][:1])["params"]
         return base.Variables(
-            {
-                "image": {
-                    "tower": image_params,
-                    "projection": project.init(keys[2], jnp.zeros((1, image_tower.hidden_dim)))["params"],
-                },
-                "text": {
-                    "tower": text_params,
-                    "projection": project.init(keys[3], jnp.zeros((1, text_tower.hidden_dim)))["params"],
-                },
-                "logit_scale": jnp.asarray(math.log(initial_scale), jnp.float32),
-            }
+            {**towers.init(key, batch), "logit_scale": jnp.asarray(math.log(initial_scale), jnp.float32)}
         )
-
-    def embed(params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array) -> dict[str, jax.Array]:
-        return {
-            "image": embed_image(params, batch["image"], key),
-            "text": embed_text(params, batch["text"], batch["text_mask"]),
-        }
 
     def couple(
         params: base.Params, extra: base.Extra, embeddings: dict[str, jax.Array], batch: base.Batch, step: jax.Array
@@ -94,21 +58,7 @@ def make(
         value, metrics = contrastive.softmax_contrastive(embeddings["image"], embeddings["text"], scale, concept)
         return value, base.Aux({**metrics, "logit_scale": scale})
 
-    def loss(
-        params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, base.Aux]:
-        return couple(params, extra, embed(params, extra, batch, key), batch, step)
-
     def constrain(params: base.Params) -> base.Params:
         return {**params, "logit_scale": jnp.minimum(params["logit_scale"], math.log(max_scale))}
 
-    joint = {"embed_image": embed_image, "embed_text": embed_text}
-    return base.Objective(
-        init,
-        loss,
-        predict={**probes.predictions(image_tower, lambda params: params["image"]["tower"]), **joint},
-        accumulate="cached",
-        constrain=constrain,
-        embed=embed,
-        couple=couple,
-    )
+    return base.coupled(init, towers.embed, couple, towers.predictions(), constrain=constrain)

@@ -37,7 +37,8 @@ def make(
     With an encoder that has batch normalisation, `extra` holds its running statistics, and nothing is accumulated.
 
     Args:
-      model: the encoder: a `vitfm.models` name and its options, drop path among them.
+      model: the encoder: a `vitfm.models` name and its options, drop path among them. With pool = "cls_dist" the class
+        and the distillation token have a linear head each, whose mean are the logits (DeiT).
       loss: "softmax", one class an image, or "sigmoid", each class on its own (summed over the classes).
       label_smoothing: targets become `(1 - s) * label + s / K`.
       class_weights: class name -> factor on its terms of the loss; 1 for the classes that are not named.
@@ -54,13 +55,13 @@ def make(
     _check(data, loss, label_smoothing)
     model = {"name": "vit", "image_size": data.image_size, **model}
     tower = models.make(model, where="objective.model", dtype=dtype)
-    head = heads.Linear(data.num_classes, head_init, head_bias, head_hidden_dim, dtype)
+    head = _head(tower, data.num_classes, head_init, head_bias, head_hidden_dim, dtype)
     weights = _weights(class_weights, data.classes)
     entropy = classification.softmax if loss == "softmax" else classification.sigmoid
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
         keys = jax.random.split(key)
-        encoder = tower.init(keys[0], batch["image"][:1])
+        encoder = tower.init(keys[0], jax.tree.map(lambda x: x[:1], batch["image"]))
         scores = head.init(keys[1], jnp.zeros((1, tower.hidden_dim)))
         return base.Variables({"encoder": encoder["params"], "head": scores["params"]}, statistics.start(encoder))
 
@@ -82,6 +83,17 @@ def make(
 
     predict = {**probes.predictions(tower), "logits": logits}
     return base.Objective(init, cross_entropy, predict, **statistics.terms(tower))
+
+
+def _head(
+    tower: Any, classes: int, start: heads.Start, bias: float, hidden_dim: int | None, dtype: jnp.dtype
+) -> heads.Linear | heads.Distilled:
+    """One linear map, or DeiT's two where the encoder pools class and distillation token."""
+    if getattr(tower, "pool", None) != "cls_dist":
+        return heads.Linear(classes, start, bias, hidden_dim, dtype)
+    if hidden_dim is not None:
+        raise config.ConfigError("config.objective.head_hidden_dim: model.pool = 'cls_dist' has two linear heads only.")
+    return heads.Distilled(classes, start, bias, dtype)
 
 
 def _check(data: Any, loss: str, label_smoothing: float) -> None:

@@ -66,13 +66,14 @@ def _common(
       weight_decay: decoupled from the gradient and multiplied by the learning rate (Loshchilov and Hutter 2019); a
         number or a schedule, see `schedules.value`.
       decay_rules: (pattern, whether it decays) by parameter path, the first match wins.
-      layer_decay: factor on the learning rate from one layer to the layer before it, see `rules.layer_factors`.
+      layer_decay: factor on the learning rate from one layer to the layer before it, see `layers.factors`.
       multipliers: (pattern, factor on the learning rate) by parameter path; the first match wins, the rest have 1.
         Like `layer_decay` they scale the whole update, weight decay included, as a learning rate of a parameter's own
         does in torch.
       freeze: patterns of parameters that never move, and (pattern, duration) of those that stand still for so long from
         the start: neither gradient nor weight decay moves them, their gradients count in no norm that clips, and
-        their moments begin with their first step.
+        their moments begin with their first step. `(("^encoder/", "5%"),)` lets new heads learn first where the encoder
+        comes from another run (`config.init`); of CLIP it is `"^image/tower/"`.
     """
     factor = schedules.make(schedule, total=total, to_steps=to_steps)
     rate = lambda step: learning_rate * factor(step)

@@ -15,7 +15,7 @@ from optax import contrib
 
 from vitfm import tree
 from vitfm.config import ConfigError
-from vitfm.optim import rules
+from vitfm.optim import layers
 
 
 def _dimensions(name: str, leaf: Any) -> contrib.MuonDimensionNumbers:
@@ -23,7 +23,7 @@ def _dimensions(name: str, leaf: Any) -> contrib.MuonDimensionNumbers:
 
     Those of stacked blocks have one more axis in front, and are as many matrices as there are blocks.
     """
-    first = int(rules.is_stacked(name))
+    first = int(layers.is_stacked(name))
     if len(leaf.shape) - first == 4:
         return contrib.MuonDimensionNumbers(reduction_axis=first, output_axis=(first + 2, first + 3))
     return contrib.MuonDimensionNumbers(reduction_axis=first, output_axis=first + 1)
@@ -54,7 +54,7 @@ def make(
     """
     tree.by_rule(((matrices, True), (".*", False)), params, where="optim.matrices")  # An idle pattern is an error.
     for name, leaf in tree.named_leaves(params):
-        if re.search(matrices, name) and len(leaf.shape) - rules.is_stacked(name) not in (2, 4):
+        if re.search(matrices, name) and len(leaf.shape) - layers.is_stacked(name) not in (2, 4):
             raise ConfigError(f"config.optim.matrices = {matrices!r} names {name} of shape {leaf.shape}, no matrix.")
     muon = contrib.muon(
         learning_rate=1.0,

@@ -1,7 +1,6 @@
 """What an optimizer does to some parameters and not to others, by their paths.
 
-The blocks of a scanned transformer are stacked: `transformer/blocks/...` [depth, ...] holds what `block_00`, `block_01`
-and so on hold otherwise. Whatever is said of a block or of a parameter is said of each slice.
+Whatever is said of a parameter is said of each slice of stacked blocks, see `vitfm.optim.layers`.
 """
 
 from __future__ import annotations
@@ -18,53 +17,8 @@ import optax
 
 from vitfm import tree
 from vitfm.config import ConfigError, Duration
-
-_BLOCK = re.compile(r"(?P<encoder>(?:.*/)?)transformer/(?:block_(?P<number>\d+)|(?P<stacked>blocks))/")
-# What comes before the blocks.
-_FIRST = re.compile(r"(stem|stem_norm|\w*position|embedding|\w+_token|registers|pre_norm)(/|$)")
-
-
-def is_stacked(name: str) -> bool:
-    """Whether the leading axis of the leaf `name` counts the blocks of a scanned transformer."""
-    match = _BLOCK.match(name)
-    return bool(match and match["stacked"])
-
-
-def layer_factors(decay: float, params: Any) -> Any:
-    """Layer-wise learning-rate decay: the further a layer is from the output, the smaller its steps.
-
-    The factor is decay^(depth + 1 - i): i is 0 for what comes before an encoder's blocks, 1 + n for block n, and
-    depth + 1 for everything else, as in BEiT (Bao et al. 2022, arXiv:2106.08254), MAE and DINOv2. Of several encoders
-    each has its own depth.
-
-    Returns:
-      A tree like `params` of float32 factors: [], or [depth, 1, ...] for stacked blocks.
-
-    Raises:
-      ConfigError: the decay is no such factor, or no parameter lies in a block of a transformer.
-    """
-    if not 0 < decay <= 1:
-        raise ConfigError(f"config.optim.layer_decay = {decay} must be above 0 and at most 1.")
-    depths: dict[str, int] = {}
-    for name, leaf in tree.named_leaves(params):
-        if match := _BLOCK.match(name):
-            blocks = leaf.shape[0] if match["stacked"] else int(match["number"]) + 1
-            depths[match["encoder"]] = max(depths.get(match["encoder"], 0), blocks)
-    if not depths:
-        raise ConfigError(f"config.optim.layer_decay = {decay}: no parameter lies in a block of a transformer.")
-
-    def factor(path: Any, leaf: Any) -> np.ndarray:
-        name = tree.name(path)
-        if match := _BLOCK.match(name):
-            depth = depths[match["encoder"]]
-            block = np.arange(depth).reshape(-1, *[1] * (leaf.ndim - 1)) if match["stacked"] else int(match["number"])
-            return np.float32(decay ** (depth - block))
-        for encoder, depth in depths.items():
-            if name.startswith(encoder) and _FIRST.match(name, len(encoder)):
-                return np.float32(decay ** (depth + 1))
-        return np.float32(1)
-
-    return jax.tree_util.tree_map_with_path(factor, params)
+from vitfm.optim import layers
+from vitfm.optim.layers import is_stacked
 
 
 def factors(multipliers: Sequence[Sequence[Any]], layer_decay: float | None, params: Any) -> Any:
@@ -74,12 +28,12 @@ def factors(multipliers: Sequence[Sequence[Any]], layer_decay: float | None, par
             raise ConfigError(
                 f"config.optim.multipliers holds {rule!r}; write (pattern, factor), the factor from 0 up."
             )
-    by_name = _by_rule(
+    by_name = by_rule(
         [(pattern, np.float32(factor)) for pattern, factor in multipliers], params, np.float32(1), "multipliers"
     )
     if layer_decay is None:
         return by_name
-    return jax.tree.map(np.multiply, by_name, layer_factors(layer_decay, params))
+    return jax.tree.map(np.multiply, by_name, layers.factors(layer_decay, params))
 
 
 def scale_each(factors: Any) -> optax.GradientTransformation:
@@ -119,7 +73,7 @@ def beginnings(freeze: Sequence[Any], params: Any, to_steps: Callable[[Duration,
             raise ConfigError(f"config.optim.freeze holds {entry!r}; write a pattern, or (pattern, duration).")
         pattern, duration = pair
         rules.append((pattern, math.inf if duration is None else to_steps(duration, "optim.freeze")))
-    begins = _by_rule(rules, params, 0, "freeze")
+    begins = by_rule(rules, params, 0, "freeze")
     if all(begin == math.inf for begin in jax.tree.leaves(begins)):
         raise ConfigError(f"config.optim.freeze = {list(freeze)!r} freezes every parameter.")
     return begins
@@ -151,7 +105,7 @@ def gate(begins: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)
 
 
-def _by_rule(rules: Sequence[tuple[str, Any]], params: Any, otherwise: Any, where: str) -> Any:
+def by_rule(rules: Sequence[tuple[str, Any]], params: Any, otherwise: Any, where: str) -> Any:
     """`tree.by_rule`; leaves that no rule covers get `otherwise`."""
     try:
         covered = [any(re.search(pattern, name) for pattern, _ in rules) for name, _ in tree.named_leaves(params)]

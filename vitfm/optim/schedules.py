@@ -6,7 +6,7 @@ A `name` of a learning rate's schedule is a function here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,6 +46,16 @@ def trapezoid(*, total: int, warmup: int = 0, cooldown: int = 0) -> optax.Schedu
     return factor
 
 
+def steps(*, total: int, warmup: int = 0, at: Sequence[float], factor: float = 0.1) -> optax.Schedule:
+    """Linear warm-up, then 1, times `factor` at each of the shares `at` of the run, as for convolutional networks."""
+
+    def value(step: Any) -> Any:
+        passed = sum((step >= share * total).astype(jnp.float32) for share in at)
+        return _ramp(step, warmup) * factor**passed
+
+    return lambda step: value(jnp.asarray(step))
+
+
 def rsqrt(*, total: int, warmup: int = 0, timescale: int = 10_000, cooldown: int = 0) -> optax.Schedule:
     """Linear warm-up, then an inverse square root, then linearly to 0 (Zhai et al. 2022, arXiv:2106.04560)."""
 
@@ -69,7 +79,8 @@ def make(
     Raises:
       ConfigError: unknown schedule or option, or a warm-up longer than the run.
     """
-    known = {"cosine": cosine, "linear": linear, "constant": constant, "trapezoid": trapezoid, "rsqrt": rsqrt}
+    functions = (cosine, linear, constant, trapezoid, steps, rsqrt)
+    known = {function.__name__: function for function in functions}
     if spec.get("name") not in known:
         raise config.ConfigError(
             f"config.{where}.name = {spec.get('name')!r}: {config.nearest(spec.get('name'), list(known))}"

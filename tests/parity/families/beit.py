@@ -1,9 +1,10 @@
-"""BEiT beside transformers'."""
+"""BEiT beside transformers' and timm's."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tests.parity.families import _timm
 from tests.parity.family import Case
 from tests.parity.reference import torch, transformers
 
@@ -51,5 +52,27 @@ CASES = [
         lambda: _built("BeitModel", use_absolute_position_embeddings=True, layer_scale_init_value=0.0),
         (49, 28),
         _bare,
+    ),
+    _timm.case("beit", "classifier, biases of each block", "beit_base_patch16_224", (28, 28), 5),
+    _timm.case(
+        "beit",
+        "shared biases, class token, no layer scale",
+        "beitv2_large_patch16_224",
+        (28, 28),
+        global_pool="token",
+        use_rel_pos_bias=False,
+        use_shared_rel_pos_bias=True,
+        init_values=None,
+    ),
+    _timm.case(
+        "beit",
+        "absolute positions, no biases",
+        "beit_base_patch16_224",
+        (35, 35),
+        3,
+        img_size=35,
+        use_abs_pos_emb=True,
+        use_rel_pos_bias=False,
+        qkv_bias=False,
     ),
 ]

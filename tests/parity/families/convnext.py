@@ -26,11 +26,17 @@ def _timm(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tenso
 
 
 def timm_case(
-    family: str, name: str, architecture: str, image: tuple[int, int], num_classes: int = 0, **args: Any
+    family: str,
+    name: str,
+    architecture: str,
+    image: tuple[int, int],
+    num_classes: int = 0,
+    outputs: Any = _timm,
+    **args: Any,
 ) -> Case:
     config = {"architecture": architecture, "num_classes": num_classes, "model_args": args}
     build = lambda: timm.create_model(architecture, num_classes=num_classes, **args)
-    return Case(family, name, build, image, _timm, "timm", config=config)
+    return Case(family, name, build, image, outputs, "timm", config=config)
 
 
 def _case(name: str, image: tuple[int, int], outputs: Any, cls: str, **config: Any) -> Case:

@@ -1,9 +1,10 @@
-"""DINOv2 beside transformers'."""
+"""DINOv2 beside transformers' and timm's."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tests.parity.families import _timm
 from tests.parity.family import Case
 from tests.parity.reference import torch, transformers
 
@@ -39,5 +40,17 @@ CASES = [
         lambda: _built("Dinov2Model", qkv_bias=False, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-5),
         (28, 28),
         bare,
+    ),
+    _timm.case("dinov2", "its own size", "vit_small_patch14_dinov2", (28, 28)),
+    _timm.case(
+        "dinov2",
+        "SwiGLU in one, mean of the patches, classifier, larger, not square",
+        "vit_giant_patch14_dinov2",
+        (56, 35),
+        3,
+        dynamic_img_size=True,
+        global_pool="avg",
+        fc_norm=False,
+        mlp_ratio=2.75,
     ),
 ]

@@ -1,9 +1,10 @@
-"""SigLIP's image tower beside transformers'."""
+"""SigLIP's image tower beside transformers' and timm's."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tests.parity.families import _timm
 from tests.parity.family import Case
 from tests.parity.reference import torch, transformers
 
@@ -25,4 +26,23 @@ CASES = [
     Case("siglip_vision_model", "its own size", _built, (28, 28), _outputs),
     Case("siglip_vision_model", "not square", lambda: _built(num_attention_heads=4), (42, 21), _outputs),
     Case("siglip_vision_model", "without head", lambda: _built(vision_use_head=False), (28, 28), _outputs),
+    _timm.case(
+        "siglip_vision_model", "larger, not square", "vit_base_patch16_siglip_224", (56, 35), dynamic_img_size=True
+    ),
+    _timm.case(
+        "siglip_vision_model",
+        "classifier, GELU by tanh, MLP of 40",
+        "vit_so400m_patch16_siglip_256",
+        (28, 28),
+        3,
+        mlp_ratio=1.27,
+    ),
+    _timm.case(
+        "siglip_vision_model",
+        "mean, classifier, smaller, not square",
+        "vit_base_patch16_siglip_gap_224",
+        (14, 21),
+        3,
+        dynamic_img_size=True,
+    ),
 ]

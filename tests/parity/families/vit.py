@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.parity.families import _timm
 from tests.parity.family import Case
-from tests.parity.reference import timm, torch, transformers
+from tests.parity.reference import torch, transformers
 
 
 def _transformers(cls: str, **sizes: Any) -> torch.nn.Module:
@@ -22,17 +23,8 @@ def _logits(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Ten
     return {"logits": model(pixels).logits, "tokens": model.vit(pixels).last_hidden_state}
 
 
-def _timm(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    tokens = model.forward_features(pixels)
-    found = {"tokens": tokens, "pooled": model.forward_head(tokens, pre_logits=True)}
-    return found | ({"logits": model(pixels)} if model.num_classes else {})
-
-
 def _timm_case(name: str, architecture: str, image: tuple[int, int], num_classes: int = 0, **args: Any) -> Case:
-    args = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, **args}
-    config = {"architecture": architecture, "num_classes": num_classes, "model_args": args}
-    build = lambda: timm.create_model(architecture, num_classes=num_classes, **args)
-    return Case("vit", name, build, image, _timm, "timm", config=config)
+    return _timm.case("vit", name, architecture, image, num_classes, **{"img_size": 32, "patch_size": 8, **args})
 
 
 CASES = [
@@ -58,4 +50,15 @@ CASES = [
     _timm_case("average", "vit_base_patch16_gap_224", (32, 32), mlp_ratio=2.0),
     _timm_case("class token without a position", "vit_base_patch16_224", (32, 32), no_embed_class=True),
     _timm_case("CLIP's tower, quick GELU", "vit_base_patch32_clip_quickgelu_224", (32, 32), 3),
+    _timm_case(
+        "normed mean beside class token and registers, layer scale, larger, not square",
+        "vit_small_patch16_224",
+        (56, 40),
+        4,
+        global_pool="avg",
+        reg_tokens=2,
+        no_embed_class=True,
+        init_values=0.1,
+        dynamic_img_size=True,
+    ),
 ]

@@ -1,13 +1,15 @@
-"""AIMv2 (Fini et al. 2024, arXiv:2411.14402): transformers' `Aimv2VisionModel`."""
+"""AIMv2 (Fini et al. 2024, arXiv:2411.14402): transformers' `Aimv2VisionModel`; timm's, without its pooling."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from vitfm.config import ConfigError
-from vitfm.interop import blocks, options, vit_rows
-from vitfm.interop.weights import Row
+from vitfm.interop import blocks, options, timm_vit, vit_rows
+from vitfm.interop import timm_rows as timm
+from vitfm.interop.weights import Row, Shape
 
 _CLASSES = ("Aimv2VisionModel", "Aimv2ForImageClassification")  # The second is not in transformers.
 _NAMES: blocks.Names = {
@@ -85,3 +87,26 @@ def _pooler(ours: str, theirs: str, model: Mapping[str, Any]) -> list[Row]:
         *blocks.dense(f"{ours}/kv", (f"{theirs}.k_proj", f"{theirs}.v_proj"), bias=bool(model["qkv_bias"])),
         *blocks.dense(f"{ours}/out", f"{theirs}.output_proj"),
     ]
+
+
+# timm.
+
+_NAME = re.compile(r"aimv2_(large|huge|1b|3b)_patch14_(\d+)")
+_HEADS = {"large": 8, "huge": 12, "1b": 16, "3b": 24}
+
+
+def timm_read(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """timm's config.json, and the shapes of its tensors, -> objective."""
+    name = _NAME.fullmatch(timm_vit.architecture(config))
+    if name is None:
+        raise timm_vit.unknown(config, "AIMv2")
+    named = {"num_heads": _HEADS[name[1]], "img_size": int(name[2]), "global_pool": "avg", "act_layer": "silu"}
+    return timm_vit.read(config, shapes, epsilon=1e-5, **named)
+
+
+def timm_write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Objective -> timm's config.json."""
+    return timm_vit.write(objective, num_classes, "aimv2_large_patch14_224", epsilon=1e-5, **_FIXED)
+
+
+timm_rows = timm.rows

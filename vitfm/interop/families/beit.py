@@ -1,13 +1,15 @@
-"""BEiT (Bao et al. 2022): transformers' `BeitModel` and `BeitForImageClassification`."""
+"""BEiT (Bao et al. 2022): transformers' `BeitModel` and `BeitForImageClassification`; timm's `Beit`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from vitfm.config import ConfigError
-from vitfm.interop import blocks, options, vit_rows
-from vitfm.interop.weights import Row, same
+from vitfm.interop import blocks, options, timm_vit, vit_rows
+from vitfm.interop import timm_rows as timm
+from vitfm.interop.weights import Row, Shape, same
 
 UNUSED = ((r"relative_position_index$", "an index that follows from the image's size"),)
 
@@ -90,4 +92,80 @@ def rows(objective: Mapping[str, Any]) -> list[Row]:
         *vit_rows.transformer(f"{prefix}layers", _NAMES, model),
         *vit_rows.norm(f"{encoder}/{norm[0]}", f"{prefix}{norm[1]}", model),
         *(blocks.dense("params/head/logits", "classifier") if classifies else []),
+    ]
+
+
+# timm.
+
+_NAME = re.compile(r"beit(?:v2)?_(base|large)_patch16_(\d+)")
+_HEADS = {"base": 12, "large": 16}
+_TIMM: blocks.Names = {
+    **blocks.TIMM,
+    "attention_scale": "gamma_1",
+    "mlp_scale": "gamma_2",
+    "relative_position/table": "attn.relative_position_bias_table",
+}
+_BLOCK, _SHARED = "blocks.0.attn.relative_position_bias_table", "rel_pos_bias.relative_position_bias_table"
+_KNOWN = ("img_size", "num_heads", "use_abs_pos_emb", "use_rel_pos_bias", "use_shared_rel_pos_bias", "use_fc_norm")
+_KNOWN += ("global_pool", "head_init_scale", *timm_vit.IDLE)
+
+
+def timm_read(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """timm's config.json, and the shapes of its tensors, -> objective."""
+    name = _NAME.fullmatch(timm_vit.architecture(config))
+    if name is None:
+        raise timm_vit.unknown(config, "BEiT")
+    named = {"num_heads": _HEADS[name[1]], "img_size": int(name[2]), "global_pool": "avg"}
+    args = timm_vit.arguments(config, named, _KNOWN, {"swiglu_mlp": False, "scale_mlp": False})
+    block, shared, absolute = (key in shapes for key in (_BLOCK, _SHARED, "pos_embed"))
+    if (block, shared) not in _RELATIVE:
+        raise ConfigError("config.json: use_rel_pos_bias and use_shared_rel_pos_bias at once are not supported.")
+    model = timm_vit.common(args, shapes) | {
+        "image_size": options.square(args["img_size"], "model_args.img_size"),
+        "position": "learned" if absolute else "none",
+        "class_position": absolute,
+        "relative_position": _RELATIVE[block, shared],
+        "layer_scale": (args.get("init_values") or 0.1) if "blocks.0.gamma_1" in shapes else None,
+        "qkv_bias": "qv" if "blocks.0.attn.q_bias" in shapes else "",
+        "epsilon": 1e-6,
+    }
+    return timm_vit.objective(config, model)
+
+
+def timm_write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Objective -> timm's config.json."""
+    free = (*options.SIZES, "pool", "pool_norm", "final_norm", "class_token", "position", "class_position")
+    free += ("position_resize", "relative_position", "layer_scale", "qkv_bias")
+    model = options.only(objective["model"], free, epsilon=1e-6)
+    learned = model["position"] == "learned"
+    timm_vit.refuse(
+        model,
+        pool=model["pool"] not in ("cls", "gap"),
+        class_token=not timm_vit.has_class(model),
+        pool_norm=model["pool_norm"] is model["final_norm"],
+        position=model["position"] not in ("learned", "none"),
+        class_position=model["class_position"] is not learned,
+        qkv_bias=model["qkv_bias"] not in ("qv", ""),
+    )
+    args = {
+        **timm_vit.their_sizes(model),
+        "global_pool": timm_vit.their_pools()[model["pool"]],
+        "use_fc_norm": model["pool_norm"],
+        "use_abs_pos_emb": learned,
+        "use_rel_pos_bias": model["relative_position"] == "block",
+        "use_shared_rel_pos_bias": model["relative_position"] == "shared",
+        "init_values": model["layer_scale"],
+        "qkv_bias": bool(model["qkv_bias"]),
+    }
+    return timm_vit.their_config(objective, num_classes, "beit_base_patch16_224", args)
+
+
+def timm_rows(objective: Mapping[str, Any]) -> list[Row]:
+    """timm's names."""
+    model = options.complete(objective["model"])
+    shared: list[Row] = [("params/encoder/transformer/relative_position/table", _SHARED, same)]
+    return [
+        *(vit_rows.position("pos_embed", ("class",), model) if model["position"] == "learned" else []),
+        *(shared if model["relative_position"] == "shared" else []),
+        *timm.around(objective["name"], model, _TIMM),
     ]

@@ -1,12 +1,15 @@
-"""DINOv2 (Oquab et al. 2024): transformers' `Dinov2Model` and `Dinov2ForImageClassification`."""
+"""DINOv2 (Oquab et al. 2024): transformers' `Dinov2Model` and `Dinov2ForImageClassification`; timm's."""
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from vitfm.interop import blocks, options, vit_rows
-from vitfm.interop.weights import Row
+from vitfm.interop import blocks, options, timm_vit, vit_rows
+from vitfm.interop import timm_rows as timm
+from vitfm.interop.weights import Row, Shape
 
 _CLASSES = ("Dinov2Model", "Dinov2ForImageClassification")
 NAMES: blocks.Names = {
@@ -123,3 +126,31 @@ def rows(objective: Mapping[str, Any], prefix: str = "dinov2") -> list[Row]:
         *vit_rows.norm(f"{encoder}/transformer/norm", f"{prefix}layernorm", model),
         *(blocks.dense("params/head/logits", "classifier") if classifies else []),
     ]
+
+
+# timm, with and without registers.
+
+_NAME = re.compile(r"vit_(small|base|large|giant)_patch14(_reg4)?_dinov2")
+_HEADS = {"small": 6, "base": 12, "large": 16, "giant": 24}
+
+
+def timm_read(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """timm's config.json, and the shapes of its tensors, -> objective."""
+    name = _NAME.fullmatch(timm_vit.architecture(config))
+    if name is None:
+        raise timm_vit.unknown(config, "DINOv2")
+    activation = {"act_layer": "silu"} if name[1] == "giant" else {}
+    named = {"num_heads": _HEADS[name[1]], "no_embed_class": bool(name[2]), **activation}
+    return timm_vit.read(config, shapes, epsilon=1e-6, **named)
+
+
+def timm_write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Objective -> timm's config.json."""
+    spec = objective["model"]
+    gated, registers = spec.get("gated_mlp", False), "_reg4" if spec.get("registers") else ""
+    fixed = {"gated_mlp": True, "activation": "silu"} if gated else {}
+    architecture = f"vit_{'giant' if gated else 'small'}_patch14{registers}_dinov2"
+    return timm_vit.write(objective, num_classes, architecture, epsilon=1e-6, packed=True, **fixed)
+
+
+timm_rows = functools.partial(timm.rows, packed=True)

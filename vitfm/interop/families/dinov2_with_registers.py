@@ -1,4 +1,4 @@
-"""DINOv2 with registers (Darcet et al. 2024): transformers' `Dinov2WithRegistersModel` and its classifier."""
+"""DINOv2 with registers (Darcet et al. 2024): transformers' `Dinov2WithRegistersModel`, its classifier; timm's."""
 
 from __future__ import annotations
 
@@ -33,3 +33,6 @@ def write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
 def rows(objective: Mapping[str, Any]) -> list[Row]:
     """transformers' names."""
     return dinov2.rows(objective, "dinov2_with_registers")
+
+
+timm_read, timm_write, timm_rows = dinov2.timm_read, dinov2.timm_write, dinov2.timm_rows

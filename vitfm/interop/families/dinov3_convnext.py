@@ -1,4 +1,4 @@
-"""DINOv3's ConvNeXt (Siméoni et al. 2025, arXiv:2508.10104): transformers' `DINOv3ConvNextModel`."""
+"""DINOv3's ConvNeXt (Siméoni et al. 2025, arXiv:2508.10104): transformers' `DINOv3ConvNextModel`; timm's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from vitfm.config import ConfigError
 from vitfm.interop import options
 from vitfm.interop.families import convnext
-from vitfm.interop.weights import Row, flat, linear
+from vitfm.interop.weights import Row, Shape, flat, linear
 
 _CLASS = "DINOv3ConvNextModel"
 _NAMES: convnext.Names = {
@@ -52,3 +52,27 @@ def write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
 def rows(objective: Mapping[str, Any]) -> list[Row]:
     """transformers' names."""
     return convnext.network(options.complete(objective["model"]), _NAMES, flat, linear)
+
+
+# timm, whose last norm is of the pooled output alone: ours is of the tokens, too, as in DINOv3's own code.
+
+
+def timm_read(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """timm's config.json, and the shapes of its tensors, -> objective."""
+    found = convnext.timm_read(config, shapes)
+    return {**found, "model": {**found["model"], "final_norm": "both"}}
+
+
+def timm_write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Objective -> timm's config.json."""
+    options.only(objective["model"], (*convnext.FREE, "epsilon", "layer_scale"), final_norm="both")
+    return convnext.timm_write(_pooled(objective), num_classes)
+
+
+def timm_rows(objective: Mapping[str, Any]) -> list[Row]:
+    """timm's names."""
+    return convnext.timm_rows(_pooled(objective))
+
+
+def _pooled(objective: Mapping[str, Any]) -> dict[str, Any]:
+    return {**objective, "model": {**objective["model"], "final_norm": "pooled"}}

@@ -1,14 +1,16 @@
-"""DINOv3's vision transformers (Siméoni et al. 2025): transformers' `DINOv3ViTModel`."""
+"""DINOv3's vision transformers (Siméoni et al. 2025): transformers' `DINOv3ViTModel`; timm's `Eva`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from vitfm.interop import blocks, options, vit_rows
-from vitfm.interop.weights import Row
+from vitfm.interop import blocks, options, timm_vit, vit_rows
+from vitfm.interop import timm_rows as timm
+from vitfm.interop.weights import Row, Shape
 
 _CLASSES = ("DINOv3ViTModel", "DINOv3ViTForImageClassification")  # The second is not in transformers.
 _NAMES: blocks.Names = {
@@ -59,9 +61,8 @@ def write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """Objective -> transformers' config.json."""
     free = (*options.SIZES, "activation", "epsilon", "rope", "registers", "layer_scale", "qkv_bias", "out_bias")
     model = options.only(objective["model"], (*free, "mlp_bias", "gated_mlp"), **_FIXED)
-    rope = {"base": 100.0, "normalize": "separate", "min_period": None, "max_period": None, **model["rope"]}
-    refused = rope["normalize"] != "separate" or (rope["min_period"], rope["max_period"]) != (None, None)
-    if objective["name"] != "backbone" or model["layer_scale"] is None or refused:
+    rope = _only_base(model["rope"])
+    if objective["name"] != "backbone" or model["layer_scale"] is None or rope is None:
         raise options.ConfigError(
             "config.objective: transformers' DINOv3 is a backbone with layer_scale, and with rope.base and coordinates "
             f"normalised by 'separate' sides; this is {objective['name']!r} with layer_scale = {model['layer_scale']}, "
@@ -84,6 +85,13 @@ def write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     }
 
 
+def _only_base(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """All of `Rope`'s options that other libraries have; None where others are not as by default."""
+    rope = {"base": 100.0, "shift": None, "jitter": None, "rescale": None, **given}
+    others = {"normalize": "separate", "min_period": None, "max_period": None}
+    return rope if all(rope.get(key, value) == value for key, value in others.items()) else None
+
+
 def computed(objective: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Where there are no registers, the tensor that holds none."""
     model = options.complete(objective["model"])
@@ -99,3 +107,78 @@ def rows(objective: Mapping[str, Any]) -> list[Row]:
         *vit_rows.transformer("model.layer", _NAMES, model),
         *vit_rows.norm("params/encoder/transformer/norm", "norm", model),
     ]
+
+
+# timm. It pools the patches' mean unless `global_pool` says otherwise; "qkvb" has biases of queries and values.
+
+_NAME = re.compile(r"vit_(tiny|small|small_plus|base|large|huge_plus|7b)_patch16_dinov3(?:_qkvb)?")
+_HEADS = {"tiny": 3, "small": 6, "small_plus": 6, "base": 12, "large": 16, "huge_plus": 20, "7b": 32}
+_TIMM: blocks.Names = {
+    **blocks.TIMM,
+    "mlp/gate": "mlp.fc1_g",
+    "attention_scale": "gamma_1",
+    "mlp_scale": "gamma_2",
+}
+_ROPE = {"shift": "rope_shift_coords", "jitter": "rope_jitter_coords", "rescale": "rope_rescale_coords"}
+_KNOWN = ("img_size", "num_heads", "global_pool", "rope_temperature", "num_reg_tokens", "swiglu_mlp", "use_fc_norm")
+_KNOWN += ("swiglu_align_to", "head_init_scale", *_ROPE.values(), *timm_vit.IDLE)
+_SAID = {"rope_type": "dinov3", "rope_rotate_half": True, "use_rot_pos_emb": True, "use_abs_pos_emb": False}
+
+
+def timm_read(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """timm's config.json, and the shapes of its tensors, -> objective."""
+    name = _NAME.fullmatch(timm_vit.architecture(config))
+    if name is None:
+        raise timm_vit.unknown(config, "DINOv3")
+    named = {"num_heads": _HEADS[name[1]], "img_size": 256, "global_pool": "avg", "rope_temperature": 100.0}
+    args = timm_vit.arguments(config, named, _KNOWN, _SAID)
+    gated = "blocks.0.mlp.fc1_g.weight" in shapes
+    model = timm_vit.common(args, shapes) | {
+        "image_size": options.square(args["img_size"], "model_args.img_size"),
+        "position": "rope",
+        "rope": {"base": float(args["rope_temperature"]), **{ours: args.get(key) for ours, key in _ROPE.items()}},
+        "layer_scale": args.get("init_values") or 1e-5,
+        "qkv_bias": "qv" if "blocks.0.attn.q_bias" in shapes else "",
+        "gated_mlp": gated,
+        "activation": "silu" if gated else "gelu",
+        "epsilon": 1e-5,
+    }
+    return timm_vit.objective(config, model)
+
+
+def timm_write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Objective -> timm's config.json."""
+    gated = objective["model"].get("gated_mlp", False)
+    free = (*options.SIZES, "pool", "pool_norm", "final_norm", "class_token", "rope", "registers", "layer_scale")
+    fixed = {"position": "rope", "gated_mlp": gated, "activation": "silu" if gated else "gelu", "epsilon": 1e-5}
+    model = options.only(objective["model"], (*free, "qkv_bias"), **fixed)
+    rope = _only_base(model["rope"])
+    timm_vit.refuse(
+        model,
+        pool=model["pool"] not in ("cls", "gap"),
+        class_token=not timm_vit.has_class(model),
+        pool_norm=model["pool_norm"] is model["final_norm"],
+        layer_scale=model["layer_scale"] is None,
+        rope=rope is None,
+        qkv_bias=model["qkv_bias"] not in ("qv", ""),
+    )
+    args = {
+        **timm_vit.their_sizes(model),
+        "global_pool": timm_vit.their_pools()[model["pool"]],
+        "use_fc_norm": model["pool_norm"],
+        "num_reg_tokens": model["registers"],
+        "rope_temperature": rope["base"],
+        **{key: rope[ours] for ours, key in _ROPE.items()},
+        "init_values": model["layer_scale"],
+        "qkv_bias": bool(model["qkv_bias"]),
+        **({"swiglu_align_to": 1} if gated else {}),
+    }
+    architecture = f"vit_small{'_plus' if gated else ''}_patch16_dinov3"
+    return timm_vit.their_config(objective, num_classes, architecture, args)
+
+
+def timm_rows(objective: Mapping[str, Any]) -> list[Row]:
+    """timm's names."""
+    model = options.complete(objective["model"])
+    names = {**_TIMM, "mlp/up": "mlp.fc1_x"} if model["gated_mlp"] else _TIMM
+    return timm.around(objective["name"], model, names)

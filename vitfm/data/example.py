@@ -1,0 +1,59 @@
+"""One example of a source, on the host: its image cut, its label, text and further columns as arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vitfm.data import image as images
+from vitfm.data import labels, sources, tokenizer, views
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """(example, generator) -> arrays: `image` uint8 [S,S,C] or `views`, and for training all that comes with it.
+
+    Attributes:
+      image: the feature that holds the image.
+      cut: makes `image` of it...
+      views: ... unless this makes `views`, name -> uint8 [V,h,w,C].
+      label: makes `label`, int32 [] or float32 [K].
+      weight: the feature that `weight`, float32 [], holds.
+      caption, tokenize: make `text` [T] and `text_mask` [T].
+      columns: further columns and their features.
+    """
+
+    image: str
+    cut: images.Transform
+    views: views.Views | None = None
+    label: labels.Labels | None = None
+    weight: str | None = None
+    caption: Callable[[Mapping[str, Any], np.random.Generator], str] | None = None
+    tokenize: tokenizer.Tokenizer | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if self.views is None:
+            arrays = {"image": self.cut(example[self.image], rng)}
+        else:
+            arrays = {"views": self.views.cut(example[self.image], rng)}
+        if self.label is not None:
+            arrays["label"] = self.label(example)
+        if self.weight is not None:
+            arrays["weight"] = np.float32(number(sources.feature(example, self.weight, "data.weight")))
+        if self.caption is not None:
+            ids, mask = self.tokenize(self.caption(example, rng))
+            arrays |= {"text": ids[0], "text_mask": mask[0]}
+        column = lambda name, feature: number(sources.feature(example, feature, f"data.columns.{name}"))
+        return arrays | {name: column(name, feature) for name, feature in self.columns.items()}
+
+
+def number(value: Any) -> np.ndarray:
+    """A feature as a number: float32 of a float, int32 of an integer, and of a text its CRC-32."""
+    if isinstance(value, str):
+        return np.int32(zlib.crc32(value.encode()) - 2**31)
+    return np.float32(value) if np.issubdtype(np.asarray(value).dtype, np.floating) else np.int32(value)
