@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 from vitfm import models
 from vitfm.config import ConfigError
-from vitfm.models import attention, position, stem, vit
+from vitfm.models import attention, dot_product, position, stem, vit
 from vitfm.models.transformer import Transformer
 
 SMALL: dict[str, Any] = {"image_size": 32, "patch_size": 8, "hidden_dim": 16, "depth": 1, "num_heads": 2}
@@ -136,6 +137,12 @@ def test_every_policy_of_recomputation_gives_the_same(scan: bool):
     assert kept["full"] < kept["dots_no_batch"] < kept["dots"] < kept[False]
     for other in results.values():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), results[False], other)
+
+
+def test_kernels_of_attention_take_the_same_arguments_in_the_same_order():
+    kernels = (dot_product.attend, attention.cudnn, attention.splash)
+    orders = {tuple(inspect.signature(kernel).parameters)[:5] for kernel in kernels}
+    assert orders == {("query", "key", "value", "bias", "mask")}
 
 
 def test_splash_attention_is_the_plain_one():

@@ -160,7 +160,7 @@ def _rotated(x: jax.Array, rotation: Rotation) -> jax.Array:
 
 
 def cudnn(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, bias: jax.Array | None
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None, mask: jax.Array | None
 ) -> jax.Array:
     """cuDNN's flash attention over [B, heads, N, dim]."""
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
@@ -174,8 +174,8 @@ def splash(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    mask: jax.Array | None = None,
     bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
     *,
     interpret: bool = False,
 ) -> jax.Array:
