@@ -24,17 +24,25 @@ import pathlib
 import ml_collections
 
 from vitfm import config as config_lib
+from vitfm.objectives import aim
 
 # Where each objective keeps its encoder: the options in the recipe, the parameters in the checkpoint.
 ENCODERS = {
     "supervised": ("model", "encoder"),
+    "deit": ("model", "encoder"),
+    "distill": ("model", "encoder"),
+    "triplet": ("model", "encoder"),
     "mae": ("model", "encoder"),
+    "simmim": ("model", "encoder"),
+    "aim": ("model", "encoder"),
     "dino": ("model", "extra/teacher/encoder"),
     "clip": ("image", "image/tower"),
     "siglip": ("image", "image/tower"),
 }
 DEFAULTS = {
     "mae": {"position": "sincos", "pool": "cls"},
+    "simmim": {"mask_token": True},
+    "aim": aim.PLAIN,
     "siglip": {"pool": "map"},
 }  # What an objective chooses where its recipe does not say.
 

@@ -73,6 +73,7 @@ def test_step_compares_equal_architectures(peer: str, tmp_path):
     assert parameters[peer] - parameters["vitfm"] == size.width + fixed.get(peer, 0)
 
 
+@pytest.mark.slow
 def test_clip_trains_and_evaluates_both_sides(tmp_path):
     (tmp_path / "recipe.py").write_text(RECIPE)
     text, result = run(
@@ -104,6 +105,7 @@ def test_masking_is_measured(tmp_path):
     assert result["summary"]["ratio"]["temporaries_gib"] < 1
 
 
+@pytest.mark.slow
 def test_representations_are_compared(tmp_path):
     options = ("--recipes=mae", "--arg=tiny", "--seeds=3", f"--workdir={tmp_path}")
     text, result = run("representations", tmp_path / "table.json", *options)
@@ -113,6 +115,7 @@ def test_representations_are_compared(tmp_path):
     assert json.loads((tmp_path / "mae_3" / "config.json").read_text())["seed"] == 3
 
 
+@pytest.mark.slow
 def test_backbones_are_compared(tmp_path):
     options = ("--models=nano", "--size=32", "--batch=2", "--steps=1", "--rounds=2")
     text, result = run("backbones", tmp_path / "backbones.json", *options)

@@ -30,13 +30,25 @@ PARAMETERS = {
     "siglip_b16_webli": 203_155_970 - (32_000 - 4_128) * 768,
     # timm's vit_small_patch16_224 without its head and the class token's own position; lightly's DINOProjectionHead.
     "dino_s16_in1k": 21_665_664 - 384 + 22_286_592,
+    # timm's vit_large_patch16_224 without its head and the class token's own position, layer scales, the mask token;
+    # lightly's DINOProjectionHead.
+    "dinov2_l16_in1k": 303_301_632 - 1024 + 48 * 1024 + 1024 + 23_597_312,
+    # DINO's with a mask token, and 8,192 of 65,536 prototypes.
+    "ibot_s16_in1k": 21_665_664 - 384 + 384 + 22_286_592 - (65_536 - 8_192) * 256,
     # torchvision's resnet50 without its classifier; lightly's SimCLRProjectionHead without the last bias.
     "simclr_r50_in1k": 25_557_032 - 2_049_000 + 4_460_800 - 128,
     # timm's vit_small_patch16_224 without head and positions; lightly's MoCoProjectionHeads of 3 and 2 layers without
     # the last norms' scales and biases.
     "moco_v3_s16_in1k": 21_665_664 - 197 * 384 + 19_415_552 - 512 + 2_105_856 - 512,
+    # timm's vit_base_patch16_224 without head, positions and biases of keys; layer scales, a table of biases by offset,
+    # the mask token and a linear map to pixels.
+    "simmim_b16_in1k": 85_798_656 - (197 + 12) * 768 + 24 * 768 + (27**2 + 3) * 12 + 768 + 769 * 768,
+    # The maps and norms of 24 blocks, the stem and its norm, the last norm; lightly's AIMPredictionHead.
+    "aim_06b_in1k": 24 * (12 * 1536**2 + 4 * 1536) + (588 + 1 + 2 + 2) * 1536 + 407_056_384,
     # torchvision's resnet50 with 4 classes.
     "rotation_r50_in1k": 25_557_032 - 2_049_000 + 4 * 2_049,
+    # timm's deit_small_distilled_patch16_224 without the two tokens' own positions.
+    "deit_s16_in1k": 22_436_432 - 2 * 384,
 }
 
 

@@ -25,6 +25,7 @@ HEADS = {"prototypes": 8, "hidden_dim": 8, "bottleneck_dim": 4, "momentum": 0.9}
 # Objective -> where its encoder lies, what is fresh, what its recipe says of objective and data beside the encoder.
 OBJECTIVES: Mapping[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "dino": ("encoder", "^head", HEADS, {"views": {"global": {"count": 2, **VIEW}}}),
+    "dinov2": ("encoder", "^(patch_)?head", HEADS, {"views": {"global": {"count": 2, **VIEW}}}),
     "mae": ("encoder", "^decoder", {"decoder": {"hidden_dim": 16, "depth": 1, "num_heads": 2}}, {}),
     "supervised": ("encoder", "^head", {}, {"label": {"feature": "subgroup"}}),
     "clip": ("image/tower", "projection|^text|^logit_scale", {"text": TEXT, "embed_dim": 8}, {}),
@@ -33,13 +34,14 @@ OBJECTIVES: Mapping[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
-    """Folders of transformers' with random weights: a DINOv2 for DINO, a classifier for the others."""
+    """Folders of transformers' with random weights: a DINOv2 for DINO and itself, a classifier for the others."""
     folder = tmp_path_factory.mktemp("continued")
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
     module = transformers.Dinov2Model(transformers.Dinov2Config(**sizes, mlp_ratio=2))
     randomise(module, 0)
     module.save_pretrained(folder / "dinov2")
-    return {"dino": folder / "dinov2"} | dict.fromkeys(("mae", "supervised", "clip"), folders.write(folder / "vit"))
+    classifier = folders.write(folder / "vit")
+    return {name: folder / "dinov2" if "dino" in name else classifier for name in OBJECTIVES}
 
 
 def recipe(name: str, source: pathlib.Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import ml_collections
 
 from vitfm import config as config_lib
 from vitfm.config import ConfigError, Duration
-from vitfm.data import pipeline
+from vitfm.data import augment, pipeline
+from vitfm.interop import imported
 from vitfm.objectives import base
 from vitfm.parallel import sharding
 
@@ -31,6 +32,7 @@ class Recipe:
       seed: of initialisation, order, draws on the host and draws on the device.
       accumulate: micro-batches that a global batch is split into to save memory.
       init: None, or options of `vitfm.checkpoint.warm_start.make`: the run whose parameters this one starts from.
+      teacher: None, or options of `make_teacher`: `run`, the trained model that the objective learns from.
       optim: a `vitfm.optim` name, its options, and those common to all optimizers.
       ema_decay: weight of the past in a moving average of the parameters, evaluated beside them; None for none.
       dtype: of the matrix products; "auto" is bfloat16 on accelerators, float32 on CPUs.
@@ -51,6 +53,7 @@ class Recipe:
     seed: int = 0
     accumulate: int = 1
     init: Mapping[str, Any] | None = None
+    teacher: Mapping[str, Any] | None = None
     optim: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "adamw", "learning_rate": 1e-3})
     ema_decay: float | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -129,12 +132,61 @@ def make_objective(
       data: made from it.
       schedule: (number or schedule of the recipe, where) -> (step -> value); None where no step will be taken.
     """
+    teacher = None
+    if recipe.teacher is not None:
+        teacher = config_lib.call(
+            make_teacher, recipe.teacher, where="teacher", student=recipe, channels=data.facts.channels
+        )
     return base.make(
         recipe.objective,
+        teacher=teacher,
         data=data.facts,
         dtype=recipe.compute_dtype,
         schedule=schedule or (lambda spec, where: _no_step),
     )
+
+
+def make_teacher(
+    *,
+    run: str,
+    step: int | None = None,
+    objective: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    teacher: Mapping[str, Any] | None = None,
+    student: Recipe,
+    channels: int,
+) -> base.Teacher:
+    """The trained model that an objective learns from; its parameters are read by `vitfm.teachers` when a run starts.
+
+    Args:
+      run: its workdir, or the folder of another library's model.
+      step: which of a workdir's checkpoints; the latest when None.
+      objective, data, teacher: of its own recipe. `vitfm.teachers.described` fills them in from `run` and a run's
+        config.json has them, so that the student goes on, and loads, where `run` is gone.
+      student: the recipe of who learns.
+      channels: of the student's images.
+
+    Raises:
+      ConfigError: it is not described, or takes images that can't be made of the student's.
+    """
+    if objective is None or data is None:
+        raise ConfigError(f"config.teacher: what {run!r} is has not been read; give its objective and data, too.")
+    its = {"objective": objective, "data": data, "teacher": teacher, "total": 1, "batch_size": 1}
+    its_recipe = config_lib.call(Recipe, {**its, "dtype": student.dtype}, where="teacher")
+    its_data = make_data(its_recipe)
+    made, facts = make_objective(its_recipe, its_data), its_data.facts
+    if facts.channels != channels or "patches" in {*data, *student.data}:
+        raise ConfigError(
+            f"config.teacher takes images of {facts.channels} channels and the student of {channels}; both have to be "
+            "the same, and neither may be padded patches."
+        )
+
+    def init(key: jax.Array) -> base.Params:
+        variables = made.init(key, imported.example(facts))
+        return made.evaluated(variables.params, variables.extra)
+
+    adapt = augment.adapting(student.data.get("augment", {}), data.get("augment", {}), facts.image_size)
+    return base.Teacher(init, made.predict, adapt, facts)
 
 
 def _no_step(step: Any) -> NoReturn:

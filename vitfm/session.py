@@ -42,7 +42,8 @@ class Session:
       trace: the profiler's, while it is open.
       writer, bar: what a person sees; silent on all processes but the first.
       start: the parameters of another run that this one begins with, where it has not begun yet.
-      lineage: what checkpoints record of it.
+      teacher: the parameters that its objective's frozen teacher begins with, likewise.
+      lineage: what checkpoints record of both.
       first: the step this call goes on from.
       seconds_before: wall-clock seconds of the calls that this one resumes.
       rows: rows of metrics in the workdir.
@@ -62,6 +63,7 @@ class Session:
     writer: Writer | Silent = dataclasses.field(default_factory=Silent)
     bar: progress.Bar | progress.Lines | Silent = dataclasses.field(default_factory=Silent)
     start: warm_start.Start | None = None
+    teacher: warm_start.Start | None = None
     lineage: Mapping[str, Any] | None = None
     first: int = 0
     seconds_before: float = 0.0

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from vitfm import config as config_lib
-from vitfm import diagnose, interrupt, intervals, program, results, tree, workdirs
+from vitfm import diagnose, interrupt, intervals, program, results, teachers, tree, workdirs
 from vitfm import recipe as recipes
 from vitfm import run as runs
 from vitfm.checkpoint import warm_start
@@ -73,6 +73,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
 
 def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: contextlib.ExitStack) -> Session:
     """All that can be wrong with a run is found here, before anything compiles or is written."""
+    config = teachers.described(config, workdir)
     built = program.build(recipes.parse(config))
     config = recipes.with_classes(config, built.data.facts)
     times = intervals.make(built)
@@ -83,7 +84,8 @@ def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: context
     stack.enter_context(checkpoints)
     trace = stack.enter_context(contextlib.ExitStack())
     first = checkpoints.latest() or 0
-    start = None if first else _warm_start(built)
+    start, teacher = (None, None) if first else (_warm_start(built), teachers.read(built))
+    lineage = {**(start.lineage if start else {}), **({"teacher": teacher.lineage} if teacher else {})}
     return Session(
         built,
         times,
@@ -94,7 +96,8 @@ def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: context
         clock,
         trace,
         start=start,
-        lineage=start and start.lineage,
+        teacher=teacher,
+        lineage=lineage or None,
         first=first,
     )
 
@@ -131,6 +134,8 @@ def _begin(session: Session, stack: contextlib.ExitStack) -> None:
         session.bar.note(_greeting(session))
         if session.start:
             warm_start.show(session.start)
+        if session.teacher:
+            session.bar.note(teachers.note(session.teacher))
 
 
 def _restore_or_start(session: Session) -> TrainState:
@@ -139,6 +144,8 @@ def _restore_or_start(session: Session) -> TrainState:
     if session.first:
         return session.checkpoints.restore(p.shapes)[0]
     state = p.init(jax.random.key(p.recipe.seed))
+    if session.teacher:
+        state = state.replace(extra=warm_start.onto(session.teacher, state.extra))
     if session.start is None:
         return state
     params = warm_start.onto(session.start, _startable(state.params, state.extra))

@@ -107,6 +107,16 @@ def test_sinkhorn_shares_the_prototypes_out():
     assert few.mean(0).max() < 0.2
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+def test_padding_takes_no_share_of_the_prototypes(temperature: float):
+    logits, valid = np.clip(drawn(7, 6, 5, 9, scale=0.3), -1, 1), np.random.default_rng(8).random((6, 5)) < 0.6
+    ours = np.asarray(distillation.sinkhorn(logits, temperature, valid=jnp.asarray(valid)))
+    np.testing.assert_allclose(ours[valid], knopp(logits[valid], temperature, 3), rtol=3e-4, atol=1e-7)
+    assert np.isfinite(ours).all()
+    other = distillation.sinkhorn(np.where(valid[..., None], logits, 50), temperature, valid=jnp.asarray(valid))
+    np.testing.assert_array_equal(other[valid], ours[valid])
+
+
 def test_sinkhorn_is_float32_and_never_overflows():
     shares = distillation.sinkhorn(jnp.asarray(drawn(4, 16, 2, 8, scale=30), jnp.bfloat16), 0.01)
     assert shares.dtype == jnp.float32

@@ -21,7 +21,7 @@ def test_it_predicts_as_its_model_does():
     assert set(variables.params) == {"encoder"} and not variables.extra
     features = vit.make(**MODEL).apply({"params": variables.params["encoder"]}, IMAGE)
     np.testing.assert_array_equal(objective.predict["embed_image"](variables.params, IMAGE), features.pooled)
-    assert set(objective.predict) == {"embed_image", "features", "attention"}
+    assert set(objective.predict) == {"embed_image", "features", "patches", "attention"}
 
 
 def test_its_loss_says_what_to_do():

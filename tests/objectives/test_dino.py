@@ -131,7 +131,7 @@ def test_only_the_student_drops_paths():
 
 def test_every_view_of_an_example_draws_for_itself():
     views = [jnp.zeros((2, 2)), jnp.zeros((2, 3))]
-    drawn = np.concatenate([jax.random.key_data(part) for part in dino._keys(keys(2), views)], axis=1)
+    drawn = np.concatenate([jax.random.key_data(part) for part in dino.keys_of(keys(2), views)], axis=1)
     assert drawn.shape[:2] == (2, 5)
     assert len(np.unique(drawn.reshape(10, -1), axis=0)) == 10
 
@@ -163,7 +163,12 @@ def test_the_teacher_starts_as_the_student_and_is_what_is_evaluated():
     jax.tree.map(np.testing.assert_array_equal, evaluated, trained.extra["teacher"])
     image = batch_of()["views"]["global"][:3, 0]
     shapes = {name: jax.eval_shape(f, evaluated, image).shape for name, f in objective.predict.items()}
-    assert shapes == {"embed_image": (3, 16), "features": (3, 2, 2, 16), "attention": (3, 2, 2, 2)}
+    assert shapes == {
+        "embed_image": (3, 16),
+        "features": (3, 2, 2, 16),
+        "patches": (3, 2, 2, 16),
+        "attention": (3, 2, 2, 2),
+    }
 
 
 # Devices and accumulation.

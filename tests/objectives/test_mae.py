@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vitfm import train_step, tree
 from vitfm.config import ConfigError
 from vitfm.losses import reconstruction
-from vitfm.models import vit
+from vitfm.models import masking, stem, vit
 from vitfm.objectives import base, mae
 
 SIZE, PATCH, BATCH = 24, 4, 8
@@ -80,7 +80,7 @@ def test_every_patch_is_either_seen_or_hidden(count: int, ratio: float, seed: in
     visible = mae.Autoencoder(None, None, ratio, True).visible(count)
     assert visible <= count * (1 - ratio) + 1e-3 < visible + 1.01
     noise = np.random.default_rng(seed).random((3, count), np.float32)
-    keep, hidden = (np.asarray(ids) for ids in mae.masking(noise, visible))
+    keep, hidden = (np.asarray(ids) for ids in masking.split(noise, visible))
     assert keep.shape == (3, visible)
     np.testing.assert_array_equal(np.sort(np.concatenate([keep, hidden], 1), axis=1), np.tile(np.arange(count), (3, 1)))
     for row in range(3):
@@ -94,7 +94,7 @@ def test_counts_are_exact(count: int, ratio: float, visible: int):
 
 def test_masks_are_each_examples_and_steps_own_and_fall_evenly():
     keys = jnp.concatenate([train_step.example_keys(0, jnp.int32(step), 400) for step in range(5)])
-    keep, _ = mae.masking(mae.noise(keys, 64), 16)
+    keep, _ = masking.split(masking.noise(keys, 64), 16)
     masks = np.zeros((2000, 64), bool)
     np.put_along_axis(masks, np.asarray(keep), True, axis=1)
     assert len(np.unique(masks, axis=0)) == 2000
@@ -107,7 +107,7 @@ def test_masks_come_from_the_keys_of_the_examples():
     loss = jax.jit(objective().loss)
     keys = [train_step.example_keys(0, jnp.int32(step), BATCH) for step in (7, 8)]
     found, other = (float(loss(params(), {}, {"image": images()}, own, jnp.int32(0))[0]) for own in keys)
-    masks = mae.noise(jax.vmap(lambda key: jax.random.split(key)[0])(keys[0]), COUNT)
+    masks = masking.noise(jax.vmap(lambda key: jax.random.split(key)[0])(keys[0]), COUNT)
     assert found == pytest.approx(float(loss_of(images(), masks)), rel=1e-5)
     assert abs(found - other) > 1e-3
 
@@ -133,7 +133,7 @@ def _loss() -> Any:
 
 
 def test_the_encoder_sees_no_masked_pixel():
-    keep, hidden = mae.masking(noise_of(), COUNT // 4)
+    keep, hidden = masking.split(noise_of(), COUNT // 4)
     weight = np.random.default_rng(4).normal(size=(BATCH, 1 + COUNT // 4, 32)).astype(np.float32)
     variables = {"params": params()["encoder"]}
     encode = lambda images: autoencoder().encoder.apply(variables, images, keep).tokens
@@ -146,7 +146,7 @@ def test_the_encoder_sees_no_masked_pixel():
 
 def test_the_loss_is_of_masked_patches_alone():
     """A visible pixel moves the predictions, a hidden one the target; the two parts tell them apart."""
-    rows, hidden = np.arange(BATCH)[:, None], mae.masking(noise_of(), COUNT // 4)[1]
+    rows, hidden = np.arange(BATCH)[:, None], masking.split(noise_of(), COUNT // 4)[1]
     predict = jax.jit(lambda *arguments: autoencoder()._predict(*arguments, None))
     predicted, ids = predict(params(), images(), noise_of())
     np.testing.assert_array_equal(ids, hidden)
@@ -156,7 +156,7 @@ def test_the_loss_is_of_masked_patches_alone():
     assert predicted.shape[1] == COUNT - COUNT // 4
     patches = patches_of(images())
     patches[rows, hidden] = 0
-    blind = mae._assembled(patches.reshape(BATCH, COUNT, -1), images().shape, PATCH)
+    blind = stem.assembled(patches.reshape(BATCH, COUNT, -1), images().shape, PATCH)
     np.testing.assert_array_equal(predict(params(), blind, noise_of())[0], predicted)
 
 
@@ -197,7 +197,7 @@ def test_drop_path_has_draws_of_its_own():
 
 
 def test_it_offers_the_encoder_and_its_reconstructions():
-    assert set(objective().predict) == {"embed_image", "features", "attention", "reconstruct"}
+    assert set(objective().predict) == {"embed_image", "features", "patches", "attention", "reconstruct"}
     encoder = {"encoder": params()["encoder"]}  # The decoder may be thrown away.
     assert jax.jit(objective().predict["embed_image"])(encoder, images()).shape == (BATCH, 32)
     assert objective().accumulate == "mean"

@@ -154,7 +154,12 @@ def test_predictions(pool: str):
         name: jax.eval_shape(function, params, some_batch()["image"]).shape
         for name, function in objective.predict.items()
     }
-    expected = {"logits": (BATCH, K), "embed_image": (BATCH, 16), "features": (BATCH, 2, 1 + (pool == "cls"), 16)}
+    expected = {
+        "logits": (BATCH, K),
+        "embed_image": (BATCH, 16),
+        "features": (BATCH, 2, 1 + (pool == "cls"), 16),
+        "patches": (BATCH, 2, 2, 16),
+    }
     assert shapes == expected | ({"attention": (BATCH, 2, 2, 2)} if pool == "cls" else {})
     assert params["head"]["hidden"]["kernel"].shape == (16, 24)
 

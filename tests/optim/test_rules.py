@@ -168,6 +168,19 @@ def test_each_parameter_is_clipped_alone(scan: bool):
     np.testing.assert_allclose(values[1], gradients[1], rtol=1e-5)
 
 
+def test_each_module_is_clipped_alone():
+    params, gradients = few_params(), random_like(few_params(), 0)
+    lengths = {name: float(optax.global_norm(part)) for name, part in gradients.items()}
+    norm = (lengths["encoder"] + lengths["head"]) / 2
+    assert lengths["encoder"] > norm > lengths["head"]
+    shorter = jax.tree.map(lambda g: g * norm / lengths["encoder"], gradients["encoder"])
+    clipped = {**gradients, "encoder": shorter}
+    ours, _ = rules.clip_modules(norm).update(gradients, optax.EmptyState())
+    assert_close(ours, clipped)
+    optimizer, _ = made(params, name="sgd", momentum=0.0, clip_norm=None, clip_module_norm=norm)
+    assert_close(after(optimizer, params), jax.tree.map(lambda p, g: p - 0.1 * g, params, clipped))
+
+
 def test_plain_recipes_keep_their_state():
     """Their checkpoints stay readable."""
     params = random_like(vit_params(scan=False), 0)

@@ -27,7 +27,7 @@ from tests.parity.weights import (
     values,
     worst,
 )
-from vitfm.models import mae_decoder, position, vit
+from vitfm.models import mae_decoder, masking, position, vit
 from vitfm.objectives import mae
 
 # The weight map; `qkv` is what the reference keeps in three.
@@ -180,7 +180,7 @@ def pair(name: str) -> Pair:
 def test_masks_are_theirs(name: str):
     both = pair(name)
     theirs = both.run_theirs()
-    keep, hidden = mae.masking(both.noise, both.ours.visible(both.side**2))
+    keep, hidden = masking.split(both.noise, both.ours.visible(both.side**2))
     mask = np.zeros(both.noise.shape)
     np.put_along_axis(mask, np.asarray(hidden), 1, axis=1)
     np.testing.assert_array_equal(mask, theirs.mask)

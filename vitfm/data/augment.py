@@ -120,6 +120,25 @@ def to_pixels(image: np.ndarray, *, mean: Sequence[float] = MEAN, std: Sequence[
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
+def adapting(here: Mapping[str, Any], there: Mapping[str, Any], image_size: int) -> Callable[[jax.Array], jax.Array]:
+    """Images normalised for one model -> the same pictures for another: [B,H,W,C] -> [B,S,S,C], float32.
+
+    Args:
+      here, there: options of `make` for the two; of those `mean` and `std` count.
+      image_size: S; other sizes are resized, linearly and with antialiasing.
+    """
+    constants = lambda options: (np.float32(options.get("mean", MEAN)), np.float32(options.get("std", STD)))
+    (mean, std), (its_mean, its_std) = constants(here), constants(there)
+    scale, shift = std / its_std, (mean - its_mean) / its_std
+
+    def adapt(image: jax.Array) -> jax.Array:
+        shape = (len(image), image_size, image_size, image.shape[-1])
+        resized = image if image.shape == shape else jax.image.resize(image, shape, "linear", antialias=True)
+        return resized.astype(jnp.float32) * scale + shift
+
+    return adapt
+
+
 _randaugment = randaugment  # `make` has an option of the module's name.
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from vitfm.config import ConfigError
+from vitfm.data.balance import Balanced
 from vitfm.data.sources import Source
 
 # (example, generator) -> arrays of one example, nested for views; raises ValueError for what can't be read.
@@ -51,6 +52,7 @@ class TrainLoader:
       process_index, process_count: which rows are this process's: a contiguous block.
       threads: that read and decode; OpenCV releases Python's lock.
       workers: processes that do so instead, for decoding that one process can't keep up with; 0 for none.
+      balanced: the order, where batches are shared out among classes; None for one permutation an epoch.
     """
 
     source: Source
@@ -61,6 +63,7 @@ class TrainLoader:
     process_count: int = 1
     threads: int = 2
     workers: int = 0
+    balanced: Balanced | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size % self.process_count:
@@ -77,9 +80,9 @@ class TrainLoader:
         return self.process_index * self.local_batch_size
 
     @functools.cached_property
-    def order(self) -> grain.MapDataset:
+    def order(self) -> grain.MapDataset | Balanced:
         """position -> example id: one permutation an epoch, each its own; constant memory at any length."""
-        return grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle().repeat()
+        return self.balanced or grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle().repeat()
 
     def batch_ids(self, step: int) -> np.ndarray:
         """[B] ids of the examples in step `step`'s global batch, before any replacement of unreadable ones."""

@@ -13,9 +13,10 @@ import numpy as np
 from vitfm import config
 from vitfm.config import ConfigError
 from vitfm.data import augment as augmentation
-from vitfm.data import bands, evaluation, labels, loader, mix, patches, sources, tokenizer, views
+from vitfm.data import balance, bands, evaluation, labels, loader, mix, patches, sources, tokenizer, views
 from vitfm.data import captions as caption_sampler
 from vitfm.data import image as images
+from vitfm.data.balance import Balanced
 from vitfm.data.decoded import Decoded
 from vitfm.data.example import Load
 from vitfm.data.sources import Source
@@ -66,6 +67,7 @@ class Data:
       threads, workers: of the training loader.
       mix: (batch, keys [B]) -> batch, on the device after `preprocess_train`, over the whole batch, since it couples
         rows; None for none.
+      balance: (source, batch_size, seed) -> the order of the training stream; None for one permutation an epoch.
     """
 
     facts: Facts
@@ -82,6 +84,7 @@ class Data:
     threads: int
     workers: int
     mix: Callable[[Mapping[str, jax.Array], jax.Array], Mapping[str, jax.Array]] | None = None
+    balance: Callable[[Source, int, int], Balanced] | None = None
 
     def train_loader(self, *, batch_size: int, seed: int) -> loader.TrainLoader:
         """The training stream of this process.
@@ -92,8 +95,9 @@ class Data:
         if self.source is None:
             raise ConfigError("config.data.source is None, as in an imported model: name the training examples.")
         self._check_files()
+        source = sources.make(self.source)
         return loader.TrainLoader(
-            Decoded(sources.make(self.source), self.image_key, alpha=self.alpha, cache_bytes=self.cache_bytes),
+            Decoded(source, self.image_key, alpha=self.alpha, cache_bytes=self.cache_bytes),
             self.load_train,
             batch_size,
             seed,
@@ -101,6 +105,7 @@ class Data:
             jax.process_count(),
             self.threads,
             self.workers,
+            None if self.balance is None else self.balance(source, batch_size, seed),
         )
 
     def eval_batches(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -143,6 +148,7 @@ def make(
     patches: Mapping[str, Any] | None = None,
     views: Mapping[str, Mapping[str, Any]] | None = None,
     label: Mapping[str, Any] | None = None,
+    balance: Mapping[str, Any] | None = None,
     weight: str | None = None,
     captions: Mapping[str, Any] | None = None,
     tokenizer: Mapping[str, Any] = {},
@@ -172,6 +178,7 @@ def make(
         `image`. None for none.
       label: options of `vitfm.data.labels.make`, `feature` among them: the column `label`. The classes are known once
         the source is opened, unless the options name them; without a label it is opened by `train_loader` only.
+      balance: options of `vitfm.data.balance.make`: so many images of each class in a batch; None for any.
       weight: the feature that weighs each example in the loss: the column `weight`, float32; None for none.
       captions: options of `vitfm.data.captions.make`; None for no text.
       tokenizer: options of `vitfm.data.tokenizer.make`.
@@ -233,11 +240,13 @@ def make(
         threads,
         workers,
         None if mix is None else _mixing(mix, facts, several),
+        None if balance is None else config.call(_balance.make, balance, where="data.balance", labels=classes),
     )
 
 
 # `make` has options of the modules' names.
-_evaluation, _labels, _mix, _patches, _tokenizer, _views = evaluation, labels, mix, patches, tokenizer, views
+_balance, _evaluation, _labels, _mix, _patches = balance, evaluation, labels, mix, patches
+_tokenizer, _views = tokenizer, views
 _FIXED = {"mean", "std"}  # Of `augment`, what changes no picture.
 
 

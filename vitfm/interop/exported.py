@@ -25,7 +25,7 @@ from vitfm.data.tokenizer import Tokenizer
 from vitfm.interop import channels as channels_lib
 from vitfm.interop import folder, imported, preprocessing, published, texts, weights
 from vitfm.metrics import files
-from vitfm.objectives import base
+from vitfm.objectives import aim, base
 
 Format = Literal["transformers", "timm", "open_clip"]
 FORMATS = ("transformers", "timm", "open_clip")
@@ -52,7 +52,12 @@ _FAMILIES = {  # Our model -> the families that may know it, in the order in whi
 }
 _OBJECTIVES = {"clip": ("clip",), "siglip": ("siglip", "siglip2"), "mae": ("vit_mae",)}
 # What objectives make of an encoder that does not say otherwise; see their `make`.
-_ENCODERS = {"mae": {"name": "vit", "position": "sincos", "pool": "cls"}, "siglip": {"name": "vit", "pool": "map"}}
+_ENCODERS = {
+    "mae": {"name": "vit", "position": "sincos", "pool": "cls"},
+    "siglip": {"name": "vit", "pool": "map"},
+    "simmim": {"mask_token": True},
+    "aim": aim.PLAIN,
+}
 
 
 _HIGHEST_ID = (
@@ -226,6 +231,8 @@ def _described(
 def _candidates(model: _Model) -> Iterator[dict[str, Any]]:
     """The objective with all that its encoder is, then its encoder alone; each then without a mask token."""
     objective = ml_collections.ConfigDict(model.objective).to_dict()
+    if objective["name"] == "deit":  # What it was taught by is no part of it: it is a classifier.
+        objective = {"name": "supervised", "model": objective["model"]}
     key = "image" if "image" in objective else "model"
     defaults = {"name": "vit", "image_size": model.facts.image_size, **_ENCODERS.get(objective["name"], {})}
     encoder = {**defaults, **objective.get(key, {}), "scan": False}
@@ -238,7 +245,8 @@ def _candidates(model: _Model) -> Iterator[dict[str, Any]]:
 
 def _state_of(objective: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a state that an objective has."""
-    params, extra = state["params"], state["extra"]
+    params = state["params"]
+    extra = {name: leaves for name, leaves in state["extra"].items() if name != base.FROZEN}
     encoder = _encoder(params)
     if objective.get("model", {}).get("mask_token") is False:
         encoder = {name: array for name, array in encoder.items() if name != "mask_token"}

@@ -123,11 +123,16 @@ def read(
 def shapes(objective: Mapping[str, Any], facts: pipeline.Facts) -> dict[str, Any]:
     """Of the parameters and the other state of an objective: {"params": ..., "extra": ...}."""
     made = base.make(objective, data=facts, dtype=jnp.float32, schedule=lambda spec, where: lambda step: 0.0)
-    side = facts.image_size
-    text = jnp.zeros((1, facts.text_length or 1), jnp.int32)
-    batch = {"image": jnp.zeros((1, side, side, facts.channels)), "text": text, "text_mask": text == 0}
-    variables = jax.eval_shape(lambda: made.init(jax.random.key(0), batch))
+    variables = jax.eval_shape(lambda: made.init(jax.random.key(0), example(facts)))
     return {"params": variables.params, "extra": variables.extra}
+
+
+def example(facts: pipeline.Facts) -> dict[str, Any]:
+    """A batch of one with all that an objective may be initialised with: image, two views, text."""
+    image = jnp.zeros((1, facts.image_size, facts.image_size, facts.channels))
+    text = jnp.zeros((1, facts.text_length or 1), jnp.int32)
+    views = {"global": jnp.stack([image, image], axis=1)}
+    return {"image": image, "views": views, "text": text, "text_mask": text == 0}
 
 
 def content(tensors: Mapping[str, np.ndarray]) -> str:

@@ -68,3 +68,17 @@ def of_views(features: jax.Array, one: jax.Array, other: jax.Array) -> dict[str,
         "alignment": alignment(one, other),
         "uniformity": uniformity(one),
     }
+
+
+def of_classes(features: jax.Array, rows: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+    """Metrics of whoever brings classes together: the rank of features [B, D], and for unit rows [B, K] with labels [B]
+    the share whose nearest other row is of their class, and their uniformity.
+    """
+    features, rows = jax.lax.stop_gradient((features, rows))
+    cosines = jnp.einsum("id,jd->ij", rows, rows, preferred_element_type=jnp.float32)
+    nearest = jnp.where(jnp.eye(len(rows), dtype=bool), -jnp.inf, cosines).argmax(1)
+    return {
+        "effective_rank": effective_rank(features),
+        "accuracy": (label[nearest] == label).mean(),
+        "uniformity": uniformity(rows),
+    }

@@ -26,8 +26,27 @@ def pixel_loss(predicted: jax.Array, patches: jax.Array, norm_pix: bool) -> jax.
       patches: [B, M, P], the truth.
       norm_pix: the truth is normalised by the mean and deviation of each patch.
     """
+    return squared_errors(predicted, patches, norm_pix).mean()
+
+
+def squared_errors(predicted: jax.Array, patches: jax.Array, norm_pix: bool) -> jax.Array:
+    """Of each patch, the mean over its pixels, float32 [B, M]; arguments as in `pixel_loss`."""
     target = patches.astype(jnp.float32)
     if norm_pix:
         mean, deviation = statistics(target)
         target = (target - mean) / deviation
-    return jnp.square(predicted.astype(jnp.float32) - target).mean()
+    return jnp.square(predicted.astype(jnp.float32) - target).mean(-1)
+
+
+def masked_l1(predicted: jax.Array, patches: jax.Array, masked: jax.Array) -> jax.Array:
+    """Mean absolute error over the pixels of the masked patches (SimMIM, equation 1), float32 [].
+
+    The authors' code adds 1e-5 to the number of masked pixels, which float32 does not see from 256 of them on.
+
+    Args:
+      predicted: [B, N, P].
+      patches: [B, N, P], the truth.
+      masked: bool [B, N], at least one.
+    """
+    errors = jnp.abs(predicted.astype(jnp.float32) - patches.astype(jnp.float32)).mean(-1)
+    return jnp.where(masked, errors, 0).sum() / masked.sum()

@@ -71,6 +71,26 @@ class Distilled(nn.Module):
         return self.logits(own).astype(jnp.float32), self.distillation(distilled).astype(jnp.float32)
 
 
+class Pixels(nn.Module):
+    """One linear map of each token to the pixels of its square: [B, N, D] -> [B, N, P], see `stem.assembled`.
+
+    As in torch, and so in SimMIM's code, the kernel starts uniform within ±1/√D.
+
+    Attributes:
+      outputs: P, numbers in a square.
+      dtype: compute dtype; parameters are float32.
+    """
+
+    outputs: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        drawn = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        linear = nn.Dense(self.outputs, dtype=self.dtype, kernel_init=drawn, name="pixels")
+        return linear(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.outputs)
+
+
 class Projection(nn.Module):
     """Linear maps with ReLU between them, to where a contrastive loss compares: [M, D] -> float32 [M, out_dim].
 

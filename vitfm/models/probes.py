@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vitfm.config import ConfigError
-from vitfm.models import statistics
+from vitfm.models import Features, statistics
 
 _MOST_LAYERS = 4  # As DINO and DINOv2 probe: the last block, or the last four.
 
@@ -28,6 +28,7 @@ def predictions(
       `embed_image`: (params, image [B,H,W,C]) -> float32 [B,D], the pooled output.
       `features`: likewise -> float32 [B,L,P,D]: of the last L = min(4, depth) blocks, the last one last, the class
         token and the mean of the patches (P = 2), or the mean alone (P = 1).
+      `patches`: likewise -> float32 [B,h,w,D], the patches after the last block, on their grid.
       `attention`: likewise -> float32 [B,heads,h,w], how much the class token looks at each patch in the last block;
         only where there is a class token.
     """
@@ -49,8 +50,22 @@ def predictions(
         rows = weights[:, :, 0, found.prefix :]
         return rows.reshape(*rows.shape[:2], *found.grid).astype(jnp.float32)
 
-    offered = {"embed_image": embed_image, "features": features}
+    def patches(params: Mapping[str, Any], image: jax.Array) -> jax.Array:
+        return on_grid(tower.apply(statistics.variables(encoder(params)), image)).astype(jnp.float32)
+
+    offered = {"embed_image": embed_image, "features": features, "patches": patches}
     return offered | ({"attention": attention} if tower.pool == "cls" else {})
+
+
+def on_grid(features: Features) -> jax.Array:
+    """The patches [B,h,w,D], without the special tokens.
+
+    Raises:
+      ConfigError: each image has a grid of its own.
+    """
+    if not features.grid:
+        raise ConfigError("Patches have no common grid where images are padded patches of several shapes.")
+    return features.tokens[:, features.prefix :].reshape(len(features.tokens), *features.grid, -1)
 
 
 def _last_weights(kept: Mapping[str, Any]) -> jax.Array:

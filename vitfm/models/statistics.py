@@ -92,8 +92,8 @@ class BatchNorm(nn.Module):
         if not self.is_initializing() and not self.has_variable(NAME, "mean"):
             raise ConfigError(
                 "This encoder normalises by running statistics, which this objective does not hold: take one that "
-                "does ('supervised', 'rotation', 'simclr', 'moco'), or an encoder without batch normalisation ('bit', "
-                "'convnext', 'vit')."
+                "does ('supervised', 'deit', 'distill', 'triplet', 'rotation', 'simclr', 'moco'), or an encoder that "
+                "has no batch normalisation ('bit', 'convnext', 'vit')."
             )
         scale = self.param("scale", nn.initializers.constant(self.initial_scale), (width,))
         bias = self.param("bias", nn.initializers.zeros, (width,))

@@ -21,6 +21,13 @@ def patches(images: jax.Array, size: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
 
 
+def assembled(pixels: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
+    """The inverse of `patches`: [B, N, size*size*C] or [B, h, w, size*size*C] -> images of `shape` [B, H, W, C]."""
+    batch, height, width, channels = shape
+    x = pixels.reshape(batch, height // size, width // size, size, size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(shape)
+
+
 class PatchStem(nn.Module):
     """One linear map of each patch: [B, H, W, C] -> [B, h, w, D], or of patches as they are, [B, N, p*p*C]."""
 

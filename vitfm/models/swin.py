@@ -100,6 +100,11 @@ class Swin(nn.Module):
         """Blocks of the last stage."""
         return self.depths[-1]
 
+    @property
+    def stride(self) -> int:
+        """Pixels from one token of the last stage to the next."""
+        return self.patch_size * 2 ** (len(self.depths) - 1)
+
     @nn.compact
     def __call__(
         self,

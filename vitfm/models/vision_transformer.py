@@ -63,6 +63,11 @@ class ViT(nn.Module):
         return self.transformer.depth
 
     @property
+    def stride(self) -> int:
+        """Pixels from one of the patches' tokens to the next."""
+        return self.patch_size
+
+    @property
     def num_heads(self) -> int:
         return self.transformer.num_heads
 
@@ -74,6 +79,7 @@ class ViT(nn.Module):
         keys: jax.Array | None = None,
         last: int = 0,
         masked: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
     ) -> Features:
         """Encodes images.
 
@@ -84,7 +90,10 @@ class ViT(nn.Module):
             nothing.
           last: how many of the last blocks' tokens are returned as `layers`.
           masked: bool [B, N], the patches that the mask token stands for; None for none.
+          attention_mask: bool [B or 1, N, N], which tokens each one sees, special ones included; None for all.
         """
+        if attention_mask is not None and self.transformer.window is not None:
+            raise ConfigError("Who sees whom is a matter of windows or of a mask, not of both: window_size = None.")
         if isinstance(images, Mapping):
             (x, mask), seen, grid = self._padded(images, keep, keys, masked), None, ()
         else:
@@ -98,9 +107,11 @@ class ViT(nn.Module):
             x = self._norm("pre_norm", x)
         prefix = sum(map(len, special))
         place = Place(self._rotation(grid, prefix, seen, keys), seen, grid, prefix)
+        sees = attention_mask
         if mask is not None:
             mask = jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True)
-        tokens, layers = self.transformer(x, None if mask is None else mask[:, None], keys, last, place)
+            sees = mask[:, None] if sees is None else mask[:, None] & sees
+        tokens, layers = self.transformer(x, sees, keys, last, place)
         features = Features(tokens, tokens, grid, prefix, layers, mask)
         return features.replace(pooled=self._pooled(features))
 
@@ -145,7 +156,7 @@ class ViT(nn.Module):
             images = drop_channels(images, fold_in(keys, _CHANNELS), self.channel_dropout)
         if keep is not None and self.transformer.window is not None:
             raise ConfigError("Windows are cut from whole grids, so no patch can be hidden: window_size = None.")
-        if keep is not None and isinstance(self.stem, ConvStem):
+        if (keep is not None or masked is not None) and isinstance(self.stem, ConvStem):
             raise ConfigError(
                 "The convolutional stem mixes neighbouring patches, so none can be hidden: stem = 'patch'."
             )

@@ -11,6 +11,7 @@ import flax.struct
 import jax
 
 from vitfm import config
+from vitfm.config import ConfigError
 from vitfm.models import statistics
 
 Params = Mapping[str, Any]
@@ -96,6 +97,54 @@ class Objective:
     why_not: str = ""
 
 
+FROZEN = "frozen_teacher"  # The entry of `extra` that holds a `Teacher`'s parameters.
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A trained model that another learns from, and that never moves: `config.teacher`.
+
+    An objective that learns from one has a keyword `teacher` in its `make`, and `extra[FROZEN]` from `init`. The loop
+    puts the trained parameters there once, when the run starts; checkpoints hold them.
+
+    Attributes:
+      init: key -> parameters of the right shapes, as its predict functions take them.
+      functions: its predict functions.
+      adapt: the student's preprocessed images [B,H,W,C] -> the same pictures as it takes them: size and normalisation.
+      data: facts about the batches it was trained with.
+    """
+
+    init: Callable[[jax.Array], Params]
+    functions: Mapping[str, Callable[..., jax.Array]]
+    adapt: Callable[[jax.Array], jax.Array]
+    data: Any
+
+    def predict(self, name: str, extra: Extra, image: jax.Array) -> jax.Array:
+        """What it says of the student's images; no gradient flows.
+
+        Raises:
+          ConfigError: it lacks that predict function.
+        """
+        if name not in self.functions:
+            known = ", ".join(sorted(self.functions))
+            raise ConfigError(f"config.teacher: this objective learns from a teacher's {name!r}; it offers {known}.")
+        return jax.lax.stop_gradient(self.functions[name](extra[FROZEN], self.adapt(image)))
+
+
+def taught(teacher: Teacher | None) -> Teacher:
+    """The teacher.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    if teacher is None:
+        raise ConfigError(
+            "This objective learns from a trained model: set config.teacher = {'run': DIR}, a run's workdir or a "
+            "folder of another library's model."
+        )
+    return teacher
+
+
 def coupled(
     init: Callable[[jax.Array, Batch], Variables],
     embed: Callable[..., Any],
@@ -144,6 +193,7 @@ def make(spec: Mapping[str, Any], **context: Any) -> Objective:
     Args:
       spec: `name` and options.
       **context: `data`, facts about the batches (`vitfm.data.pipeline.Facts`); `dtype`, the compute dtype; `schedule`:
-        (number or schedule of the recipe, where) -> (step -> value). A `make` names those it needs.
+        (number or schedule of the recipe, where) -> (step -> value); `teacher`, the recipe's `Teacher` or None. A
+        `make` names those it needs.
     """
     return config.build("objectives", spec, where="objective", **context)

@@ -7,15 +7,18 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vitfm import models
 from vitfm.config import ConfigError
 from vitfm.losses import diagnostics, distillation
 from vitfm.models import probes
+from vitfm.models import views as encoding
 from vitfm.models.prototypes import Prototypes
 from vitfm.objectives import base
 
 Spec = float | Mapping[str, Any]  # A number, or a schedule over the run.
+Centering = Literal["centre", "sinkhorn"]
 
 
 def make(
@@ -27,7 +30,7 @@ def make(
     student_temperature: float = 0.1,
     teacher_temperature: Spec = 0.04,
     momentum: Spec = {"name": "cosine", "start": 0.996, "end": 1.0},
-    centering: Literal["centre", "sinkhorn"] = "centre",
+    centering: Centering = "centre",
     center_momentum: float = 0.9,
     data: Any,
     dtype: jnp.dtype = jnp.float32,
@@ -60,15 +63,12 @@ def make(
     head = Prototypes(prototypes, hidden_dim, bottleneck_dim, dtype)
     temperature_at = schedule(teacher_temperature, "objective.teacher_temperature")
     momentum_at = schedule(momentum, "objective.momentum")
-    for name, value, possible, limits in (
-        ("student_temperature", student_temperature, student_temperature > 0, "above 0"),
-        ("teacher_temperature", teacher_temperature, min(_ends(teacher_temperature)) > 0, "above 0"),
-        ("momentum", momentum, all(0 <= end <= 1 for end in _ends(momentum)), "from 0 to 1"),
-        ("center_momentum", center_momentum, 0 <= center_momentum < 1, "at least 0 and below 1"),
-        ("prototypes", prototypes, prototypes >= 2, "at least 2"),
-    ):
-        if not possible:
-            raise ConfigError(f"config.objective.{name} = {value!r} must be {limits}.")
+    check(
+        temperatures={"student_temperature": student_temperature, "teacher_temperature": teacher_temperature},
+        momentum=momentum,
+        center_momentum=center_momentum,
+        prototypes={"prototypes": prototypes},
+    )
 
     def pooled(params: base.Params, views: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """[B,V,h,w,C], all views in one pass -> [B,V,D]."""
@@ -82,7 +82,7 @@ def make(
         return scores.reshape(*features.shape[:2], -1)
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
-        keys, views = jax.random.split(key), _views(batch)
+        keys, views = jax.random.split(key), views_of(batch)
         for part in views[1:]:
             jax.eval_shape(encoder.init, keys[0], part[:1, 0])  # Sizes that do not fit are refused here.
         params = {
@@ -92,49 +92,105 @@ def make(
         teacher = {"teacher": jax.tree.map(jnp.copy, params)}
         return base.Variables(params, teacher | ({"center": jnp.zeros(prototypes)} if centering == "centre" else {}))
 
-    def assigned(extra: base.Extra, scores: jax.Array, temperature: jax.Array) -> tuple[jax.Array, base.Extra]:
-        """The teacher's distributions [B,G,K], and what of `extra` changes."""
-        if centering == "sinkhorn":
-            return distillation.sinkhorn(scores, temperature), {}
-        center = distillation.next_center(extra["center"], scores, center_momentum)
-        return distillation.centred(scores, extra["center"], temperature), {"center": center}
-
     def loss(
         params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, base.Aux]:
-        views, extra = _views(batch), jax.lax.stop_gradient(extra)
+        views, extra = views_of(batch), jax.lax.stop_gradient(extra)
         seen = pooled(extra["teacher"], views[0])
         temperature, momentum = jnp.asarray(temperature_at(step)), jnp.asarray(momentum_at(step))
-        targets, changed = assigned(extra, logits(extra["teacher"], seen), temperature)
-        found = jnp.concatenate([pooled(params, *part) for part in zip(views, _keys(key, views), strict=True)], axis=1)
+        scores = logits(extra["teacher"], seen)
+        targets, changed = assigned(extra, "center", scores, temperature, centering, center_momentum)
+        found = jnp.concatenate(
+            [pooled(params, *part) for part in zip(views, keys_of(key, views), strict=True)], axis=1
+        )
         value = distillation.cross_view(targets, logits(params, found) / student_temperature)
-        entropy = diagnostics.entropy(targets)
-        metrics = {
-            "teacher_entropy": entropy,
-            "kl": value - entropy,  # Of the pairs in the loss, each teacher's view being in as many.
-            "effective_rank": diagnostics.effective_rank(seen),
-            "prototype_use": diagnostics.prototype_use(targets),
-            "prototype_perplexity": diagnostics.perplexity(targets),
-            "momentum": momentum,
-            "teacher_temperature": temperature,
-        }
+        metrics = {**measured(seen, targets, value), "momentum": momentum, "teacher_temperature": temperature}
         return value, base.Aux(metrics, changed)
-
-    def after_update(params: base.Params, extra: base.Extra, step: jax.Array) -> base.Extra:
-        moved = lambda teacher, student: teacher + (1 - momentum_at(step)) * (student - teacher)
-        return {**extra, "teacher": jax.tree.map(moved, extra["teacher"], params)}
 
     return base.Objective(
         init,
         loss,
         probes.predictions(encoder),
         accumulate="mean" if centering == "centre" else None,  # Exact: the centre is linear in the batch.
-        after_update=after_update,
-        started=lambda params, extra: {**extra, "teacher": jax.tree.map(jnp.copy, params)},
-        evaluated=lambda params, extra: extra["teacher"],
-        why_not="Sinkhorn-Knopp shares the prototypes out among the whole batch at once. "
-        "Take centering = 'centre', or a smaller batch.",
+        why_not=NO_PARTS,
+        **taught(momentum_at),
     )
+
+
+NO_PARTS = (
+    "Sinkhorn-Knopp shares the prototypes out among the whole batch at once. "
+    "Take centering = 'centre', or a smaller batch."
+)
+
+
+# What DINO and DINOv2 share.
+
+
+def taught(momentum_at: Callable[[jax.Array], jax.Array]) -> dict[str, Callable[..., Any]]:
+    """An objective's functions for the `teacher` in `extra`: it starts as the student, follows it, and predicts."""
+
+    def after_update(params: base.Params, extra: base.Extra, step: jax.Array) -> base.Extra:
+        moved = lambda teacher, student: teacher + (1 - momentum_at(step)) * (student - teacher)
+        return {**extra, "teacher": jax.tree.map(moved, extra["teacher"], params)}
+
+    return {
+        "after_update": after_update,
+        "started": lambda params, extra: {**extra, "teacher": jax.tree.map(jnp.copy, params)},
+        "evaluated": lambda params, extra: extra["teacher"],
+    }
+
+
+def assigned(
+    extra: base.Extra,
+    center: str,
+    scores: jax.Array,
+    temperature: jax.Array,
+    centering: Centering,
+    center_momentum: float,
+    weights: jax.Array | None = None,
+) -> tuple[jax.Array, base.Extra]:
+    """The teacher's distributions.
+
+    Args:
+      extra: of the objective, with the centre by the name `center`, where there is one.
+      center: its name.
+      scores: [..., K], the teacher's logits.
+      temperature, centering, center_momentum: of the objective.
+      weights: [...], the rows' shares in the centre; those of 0 are padding. None for rows all alike.
+
+    Returns:
+      [..., K], and what of `extra` changes.
+    """
+    if centering == "sinkhorn":
+        return distillation.sinkhorn(scores, temperature, valid=None if weights is None else weights > 0), {}
+    after = distillation.next_center(extra[center], scores, center_momentum, weights)
+    return distillation.centred(scores, extra[center], temperature), {center: after}
+
+
+def measured(seen: jax.Array, targets: jax.Array, value: jax.Array) -> dict[str, jax.Array]:
+    """Metrics of the teacher's features [B,G,D] and distributions [B,G,K], and of the loss between views."""
+    entropy = diagnostics.entropy(targets)
+    return {
+        "teacher_entropy": entropy,
+        "kl": value - entropy,  # Of the pairs in the loss, each teacher's view being in as many.
+        "effective_rank": diagnostics.effective_rank(seen),
+        "prototype_use": diagnostics.prototype_use(targets),
+        "prototype_perplexity": diagnostics.perplexity(targets),
+    }
+
+
+def check(
+    *, temperatures: Mapping[str, Spec], momentum: Spec, center_momentum: float, prototypes: Mapping[str, int]
+) -> None:
+    """Refuses options that are out of range, by their names."""
+    for name, value, possible, limits in (
+        *((name, value, min(_ends(value)) > 0, "above 0") for name, value in temperatures.items()),
+        ("momentum", momentum, all(0 <= end <= 1 for end in _ends(momentum)), "from 0 to 1"),
+        ("center_momentum", center_momentum, 0 <= center_momentum < 1, "at least 0 and below 1"),
+        *((name, value, value >= 2, "at least 2") for name, value in prototypes.items()),
+    ):
+        if not possible:
+            raise ConfigError(f"config.objective.{name} = {value!r} must be {limits}.")
 
 
 def _ends(spec: Spec) -> tuple[float, ...]:
@@ -142,7 +198,7 @@ def _ends(spec: Spec) -> tuple[float, ...]:
     return (spec["start"], spec["end"]) if isinstance(spec, Mapping) else (spec,)
 
 
-def _views(batch: base.Batch) -> list[jax.Array]:
+def views_of(batch: base.Batch) -> list[jax.Array]:
     """The views by size, [B,V,h,w,C] each, the global ones first.
 
     Raises:
@@ -151,20 +207,18 @@ def _views(batch: base.Batch) -> list[jax.Array]:
     views = batch["views"]
     if "global" not in views or not views.keys() <= {"global", "local"}:
         raise ConfigError(
-            "DINO's views are 'global', which teacher and student see, and if wanted 'local', which only the student "
+            "The views are 'global', which teacher and student see, and if wanted 'local', which only the student "
             f"sees; config.data.views has {', '.join(map(repr, sorted(views)))}."
         )
     found = [views[name] for name in ("global", "local") if name in views]
     if sum(part.shape[1] for part in found) < 2:
         raise ConfigError(
-            "DINO compares views of an image, and config.data.views makes one: set a `count` of 2 or more."
+            "Views of an image are compared, and config.data.views makes one: set a `count` of 2 or more."
         )
     return found
 
 
-def _keys(keys: jax.Array, views: list[jax.Array]) -> list[jax.Array]:
+def keys_of(keys: jax.Array, views: list[jax.Array]) -> list[jax.Array]:
     """Each view's own of each example's key: [B] -> [B,V] for each size of views."""
-    counts = [part.shape[1] for part in views]
-    numbers = jnp.split(jnp.arange(sum(counts)), [counts[0]])[: len(counts)]
-    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-    return [fold_in(keys, part) for part in numbers]
+    ends = np.cumsum([part.shape[1] for part in views])
+    return jnp.split(encoding.keys_of(keys, int(ends[-1])), ends[:-1], axis=1)

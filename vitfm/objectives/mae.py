@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from vitfm import models
 from vitfm.config import ConfigError
 from vitfm.losses import reconstruction
-from vitfm.models import probes, stem
+from vitfm.models import masking, probes, stem
 from vitfm.objectives import base
 
 
@@ -64,35 +64,16 @@ def make(
     ) -> tuple[jax.Array, base.Aux]:
         image = batch["image"]
         for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
-        masks = noise(for_masks, autoencoder.count(image))
+        masks = masking.noise(for_masks, autoencoder.count(image))
         return autoencoder.loss(params, image, masks, for_drop_path), base.Aux({})
 
     def reconstruct(params: base.Params, image: jax.Array) -> jax.Array:
         """[B,3,H,W,C]; row i of any batch has the same mask."""
-        rows = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(image)))
-        return autoencoder.reconstruct(params, image, noise(rows, autoencoder.count(image)))
+        masks = masking.noise(masking.row_keys(len(image)), autoencoder.count(image))
+        return autoencoder.reconstruct(params, image, masks)
 
     predict = {**probes.predictions(encoder), "reconstruct": reconstruct}
     return base.Objective(init, loss, predict, accumulate="mean")  # Exact: every example hides as many patches.
-
-
-def noise(keys: jax.Array, count: int) -> jax.Array:
-    """[B, count], uniform, row i from key i alone: the order in which an example's patches are seen."""
-    return jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys)
-
-
-def masking(noise: jax.Array, visible: int) -> tuple[jax.Array, jax.Array]:
-    """Random masks of equal sizes (section 3): the patches with the least noise are seen.
-
-    Args:
-      noise: [B, N].
-      visible: K, how many are seen.
-
-    Returns:
-      int [B, K] and [B, N-K], the patches that are seen and those that are hidden.
-    """
-    shuffled = jnp.argsort(noise, axis=1)
-    return shuffled[:, :visible], shuffled[:, visible:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +97,7 @@ class Autoencoder:
 
     def visible(self, count: int) -> int:
         """How many of `count` patches the encoder sees."""
-        return int(count * (1 - self.mask_ratio) + 1e-6)  # A tenth of 100 is 9.999999999999998 in floats.
+        return masking.visible(count, self.mask_ratio)
 
     def init(self, key: jax.Array, image: jax.Array) -> base.Params:
         keys = jax.random.split(key, 2)
@@ -141,7 +122,8 @@ class Autoencoder:
             predicted = predicted * deviation + mean
         example = jnp.arange(len(image))[:, None]
         masked, filled = (pixels.at[example, hidden].set(patches) for patches in (0.0, predicted))
-        return jnp.stack([image, *(_assembled(x, image.shape, self.encoder.patch_size) for x in (masked, filled))], 1)
+        shown = (stem.assembled(x, image.shape, self.encoder.patch_size) for x in (masked, filled))
+        return jnp.stack([image, *shown], 1)
 
     def _predict(
         self, params: base.Params, image: jax.Array, noise: jax.Array, keys: jax.Array | None
@@ -152,7 +134,7 @@ class Autoencoder:
         return self.decoder.apply({"params": params["decoder"]}, features.tokens, keep, hidden, features.grid), hidden
 
     def _masking(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return masking(noise, self.visible(noise.shape[1]))
+        return masking.split(noise, self.visible(noise.shape[1]))
 
     def _pixels(self, image: jax.Array) -> jax.Array:
         """[B, N, P], the patches in row-major order."""
@@ -163,10 +145,3 @@ class Autoencoder:
 def _rows(x: jax.Array, ids: jax.Array) -> jax.Array:
     """x [B,N,P] at ids [B,M] -> [B,M,P]."""
     return jnp.take_along_axis(x, ids[..., None], axis=1)
-
-
-def _assembled(pixels: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
-    """The inverse of `stem.patches`: [B, N, size*size*C] -> images of `shape` [B, H, W, C]."""
-    batch, height, width, channels = shape
-    x = pixels.reshape(batch, height // size, width // size, size, size, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(shape)

@@ -52,10 +52,10 @@ def make(
     Raises:
       ConfigError: the data has no labels, or options that do not go with them.
     """
-    _check(data, loss, label_smoothing)
+    check(data, loss, label_smoothing)
     model = {"name": "vit", "image_size": data.image_size, **model}
     tower = models.make(model, where="objective.model", dtype=dtype)
-    head = _head(tower, data.num_classes, head_init, head_bias, head_hidden_dim, dtype)
+    head = head_of(tower, data.num_classes, head_init, head_bias, head_hidden_dim, dtype)
     weights = _weights(class_weights, data.classes)
     entropy = classification.softmax if loss == "softmax" else classification.sigmoid
 
@@ -85,7 +85,7 @@ def make(
     return base.Objective(init, cross_entropy, predict, **statistics.terms(tower))
 
 
-def _head(
+def head_of(
     tower: Any, classes: int, start: heads.Start, bias: float, hidden_dim: int | None, dtype: jnp.dtype
 ) -> heads.Linear | heads.Distilled:
     """One linear map, or DeiT's two where the encoder pools class and distillation token."""
@@ -96,11 +96,11 @@ def _head(
     return heads.Distilled(classes, start, bias, dtype)
 
 
-def _check(data: Any, loss: str, label_smoothing: float) -> None:
+def check(data: Any, loss: str, label_smoothing: float) -> None:
     """Refuses labels and options that do not go together."""
     if not data.num_classes:
         raise config.ConfigError(
-            "The supervised objective needs labels, and config.data makes none: set config.data.label, such as "
+            "This objective needs labels, and config.data makes none: set config.data.label, such as "
             "{'feature': 'label'}."
         )
     if data.multi_label and loss == "softmax":

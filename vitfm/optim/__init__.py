@@ -50,6 +50,7 @@ def _common(
     schedule: Mapping[str, Any] = {"name": "cosine"},
     clip_norm: float | None = 1.0,
     clip_parameter_norm: float | None = None,
+    clip_module_norm: float | None = None,
     weight_decay: float | Mapping[str, Any] = 0.0,
     decay_rules: Sequence[Sequence[Any]] = DECAY_RULES,
     layer_decay: float | None = None,
@@ -63,6 +64,7 @@ def _common(
       schedule: `name` of a function in `schedules` and its options; it multiplies the peak.
       clip_norm: gradients of a larger global L2 norm are scaled down to it; None never clips.
       clip_parameter_norm: then the gradient of each parameter alone likewise.
+      clip_module_norm: then that of each module, `encoder`, `head` or whatever else is at the top of the parameters.
       weight_decay: decoupled from the gradient and multiplied by the learning rate (Loshchilov and Hutter 2019); a
         number or a schedule, see `schedules.value`.
       decay_rules: (pattern, whether it decays) by parameter path, the first match wins.
@@ -81,6 +83,8 @@ def _common(
     parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     if clip_parameter_norm is not None:
         parts.append(rules.clip_each(clip_parameter_norm, params))
+    if clip_module_norm is not None:
+        parts.append(rules.clip_modules(clip_module_norm))
     parts.append(rules.begin_at(direction, begins) if freeze else direction)
     if weight_decay:
         mask = tree.by_rule([tuple(rule) for rule in decay_rules], params, where="optim.decay_rules")
@@ -100,6 +104,7 @@ _COMMON_KEYS = (
     "schedule",
     "clip_norm",
     "clip_parameter_norm",
+    "clip_module_norm",
     "weight_decay",
     "decay_rules",
     "layer_decay",

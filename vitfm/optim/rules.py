@@ -55,6 +55,17 @@ def clip_each(norm: float, params: Any) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree.map(clip, updates, stacked))
 
 
+def clip_modules(norm: float) -> optax.GradientTransformation:
+    """Scales the gradient of each entry at the top of the parameters to an L2 norm of `norm` where it is longer, as
+    DINOv2's code does of backbone and heads."""
+
+    def clip(gradient: Any) -> Any:
+        scale = jnp.minimum(1.0, norm / (optax.global_norm(gradient) + 1e-6))
+        return jax.tree.map(lambda leaf: leaf * scale, gradient)
+
+    return optax.stateless(lambda updates, _: {name: clip(part) for name, part in updates.items()})
+
+
 def beginnings(freeze: Sequence[Any], params: Any, to_steps: Callable[[Duration, str], int]) -> Any:
     """A tree like `params`: the step that first moves each leaf, 0, or inf for what never moves.
 

@@ -29,9 +29,10 @@ class Spec:
     Attributes:
       objective: of a recipe.
       data: of a recipe, beside `DATA`.
-      keeps: the entries of its `extra`, exactly.
+      keeps: the entries of its `extra`, exactly, but for a teacher that never moves.
       idle: patterns of parameters without a gradient, such as a bias before a batch norm: all there is of it is
         rounding, which no two meshes share. Those stay where they start, all others have to move.
+      teacher: `objective` and `data` of the trained model that it learns from; None for who learns from none.
       optim: of a recipe, where AdamW at 1e-3 is not what a resumed run is to be tried with.
     """
 
@@ -39,6 +40,7 @@ class Spec:
     data: Mapping[str, Any]
     keeps: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    teacher: Mapping[str, Any] | None = None
     optim: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.parity.family import Case
 from tests.parity.reference import torch, transformers
-from vitfm.objectives import mae
+from vitfm.models import masking
 
 
 def _build(cls: str, **sizes: Any) -> torch.nn.Module:
@@ -40,7 +40,7 @@ def _encoded(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Te
 def _whole(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """With the reconstruction, under the masks that ours draws."""
     rows = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(pixels)))
-    noise = np.array(mae.noise(rows, model.vit.embeddings.patch_embeddings.num_patches))
+    noise = np.array(masking.noise(rows, model.vit.embeddings.patch_embeddings.num_patches))
     found = model(pixels, noise=torch.tensor(noise))
     patches, logits = model.patchify(pixels), found.logits
     if model.config.norm_pix_loss:

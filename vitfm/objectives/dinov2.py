@@ -1,0 +1,277 @@
+"""DINOv2 (Oquab et al. 2023, arXiv:2304.07193), iBOT (Zhou et al. 2022, arXiv:2111.07832), DINOv3's Gram anchoring."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vitfm import models
+from vitfm.config import ConfigError
+from vitfm.losses import distillation
+from vitfm.losses.gram import gram
+from vitfm.losses.koleo import koleo
+from vitfm.models import masking, probes
+from vitfm.models.prototypes import Prototypes
+from vitfm.models.vision_transformer import ViT
+from vitfm.objectives import base, dino
+from vitfm.objectives.dino import Centering, Spec
+
+
+def make(
+    *,
+    model: Mapping[str, Any],
+    prototypes: int = 65536,
+    hidden_dim: int = 2048,
+    bottleneck_dim: int = 256,
+    shared_head: bool = False,
+    patch_prototypes: int | None = None,
+    patch_bottleneck_dim: int | None = None,
+    student_temperature: float = 0.1,
+    teacher_temperature: Spec = 0.04,
+    patch_temperature: Spec | None = None,
+    momentum: Spec = {"name": "cosine", "start": 0.992, "end": 1.0},
+    centering: Centering = "sinkhorn",
+    center_momentum: float = 0.9,
+    mask_share: float = 0.5,
+    mask_ratio: Sequence[float] = (0.1, 0.5),
+    dino_weight: float = 1.0,
+    ibot_weight: float = 1.0,
+    koleo_weight: float = 0.1,
+    gram_weight: float = 0.0,
+    gram_start: int = 0,
+    gram_every: int | None = None,
+    data: Any,
+    dtype: jnp.dtype = jnp.float32,
+    schedule: Callable[[Any, str], Callable[[jax.Array], jax.Array]],
+) -> base.Objective:
+    """DINO, and a student that finds in the patches it cannot see what its teacher, who can, saw there.
+
+    A batch holds `views` = {"global": [B,G,H,W,C], "local": [B,L,h,w,C]}, the local ones by choice; see `dino`, whose
+    loss is the first of four, each times its weight:
+    - DINO's, between the class tokens of different views of an image;
+    - iBOT's (equation 2): in a share of the student's global views, blocks of patches are replaced by the mask token;
+      in each of these patches the student finds what the teacher saw in it. Each masked view counts alike, and those
+      without masks count as 0 in the mean, as published;
+    - KoLeo (DINOv2, section 4), summed over the global views: class tokens of different images keep their distance.
+      Here the neighbours are those of the global batch, where the authors' are those of a device;
+    - Gram anchoring (DINOv3, section 4.2): the student's patches, all of them, stay as alike as they were to an
+      earlier teacher, who sees the views without masks.
+    iBOT is `shared_head = True`, `centering = "centre"` and `koleo_weight = 0` (configs/ibot.py).
+
+    Masks are drawn from each example's own key. The authors' are drawn for a batch, any half of which may be masked;
+    here it is `mask_share` of each image's views, so that heads see arrays of one shape, filled up where fewer patches
+    are masked: what fills them counts nowhere, Sinkhorn-Knopp included.
+
+    `extra` holds the `teacher`, parameters as the student's; where centred, `center` [K] and, of the masked patches,
+    `patch_center`, in which each masked view counts alike as in the loss; and the encoder `gram`, if there is one.
+
+    Args:
+      model: the encoder: a `vit` and its options; its drop path is the student's alone. `registers` go well with it.
+      prototypes, hidden_dim, bottleneck_dim: of the head for class tokens, see `dino`.
+      shared_head: one head for class tokens and patches, as in iBOT; at scale two are better (DINOv2, section 4).
+      patch_prototypes, patch_bottleneck_dim: of the other head; None as for class tokens.
+      student_temperature, teacher_temperature, momentum, centering, center_momentum: see `dino`.
+      patch_temperature: the teacher's for patches; None is `teacher_temperature`.
+      mask_share: share of an image's global views that are masked: with two, 0.5 masks one of them, drawn by lot.
+      mask_ratio: least and greatest share of masked patches in a masked view, between which it is drawn uniformly.
+      dino_weight, ibot_weight, koleo_weight: of the losses.
+      gram_weight: of Gram anchoring (DINOv3: 2); 0 for none.
+      gram_start: the step from which it counts, and at which the earlier teacher becomes the teacher of then. At 0 it
+        is the encoder that the run starts from, such as another run's teacher (`config.init`).
+      gram_every: after so many steps more, and again, it becomes the teacher of then (DINOv3: 10,000); None never.
+      data: facts about the batches: `image_size`.
+      dtype: compute dtype.
+      schedule: (number or schedule, where) -> (step -> value).
+
+    Raises:
+      ConfigError: an option that is out of range; an encoder that takes no masks; views that no pair can be made of.
+    """
+    defaults = {"name": "vit", "image_size": data.image_size, "pool": "cls", "mask_token": True}
+    encoder = models.make({**defaults, **model}, where="objective.model", dtype=dtype)
+    patch_temperature = teacher_temperature if patch_temperature is None else patch_temperature
+    patch_prototypes, patch_bottleneck_dim = patch_prototypes or prototypes, patch_bottleneck_dim or bottleneck_dim
+    dino.check(
+        temperatures={
+            "student_temperature": student_temperature,
+            "teacher_temperature": teacher_temperature,
+            "patch_temperature": patch_temperature,
+        },
+        momentum=momentum,
+        center_momentum=center_momentum,
+        prototypes={"prototypes": prototypes, "patch_prototypes": patch_prototypes},
+    )
+    weights = {"dino": dino_weight, "ibot": ibot_weight, "koleo": koleo_weight, "gram": gram_weight}
+    _check(encoder, weights, mask_ratio, gram_start, gram_every)
+    sizes = (encoder.hidden_dim, prototypes, bottleneck_dim), (encoder.width, patch_prototypes, patch_bottleneck_dim)
+    if shared_head and sizes[0] != sizes[1]:
+        raise ConfigError(
+            "config.objective.shared_head = True is one head for class token and patches: leave patch_prototypes and "
+            "patch_bottleneck_dim out, and let model.pool = 'cls'."
+        )
+    anchoring = Anchoring(gram_start, gram_every) if gram_weight else None
+    heads = {"head": Prototypes(prototypes, hidden_dim, bottleneck_dim, dtype)}
+    if not shared_head:
+        heads["patch_head"] = Prototypes(patch_prototypes, hidden_dim, patch_bottleneck_dim, dtype)
+    of_patches = "head" if shared_head else "patch_head"
+    temperature_at = schedule(teacher_temperature, "objective.teacher_temperature")
+    patch_temperature_at = schedule(patch_temperature, "objective.patch_temperature")
+    momentum_at = schedule(momentum, "objective.momentum")
+
+    def encoded(
+        params: base.Params, views: jax.Array, keys: jax.Array | None = None, masked: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """[B,V,h,w,C], masks bool [B,V,N] -> pooled [B,V,D] and patches [B,V,N,D]."""
+        flat = lambda x, axes: None if x is None else x.reshape(-1, *x.shape[axes:])
+        found = encoder.apply({"params": params}, flat(views, 2), keys=flat(keys, 2), masked=flat(masked, 2))
+        patches = found.tokens[:, found.prefix :]
+        return tuple(x.reshape(*views.shape[:2], *x.shape[1:]) for x in (found.pooled, patches))
+
+    def logits(params: base.Params, head: str, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., K]."""
+        scores = heads[head].apply({"params": params[head]}, x.reshape(-1, x.shape[-1]))
+        return scores.reshape(*x.shape[:-1], -1)
+
+    def init(key: jax.Array, batch: base.Batch) -> base.Variables:
+        keys, views = jax.random.split(key, 3), dino.views_of(batch)
+        _masked_views(views[0].shape[1], mask_share)
+        for part in views[1:]:
+            jax.eval_shape(encoder.init, keys[0], part[:1, 0])  # Sizes that do not fit are refused here.
+        params = {"encoder": encoder.init(keys[0], views[0][:1, 0])["params"]}
+        for name, width, its_key in zip(heads, (encoder.hidden_dim, encoder.width), keys[1:], strict=False):
+            params[name] = heads[name].init(its_key, jnp.zeros((1, width)))["params"]
+        extra = {"teacher": jax.tree.map(jnp.copy, params)}
+        if centering == "centre":
+            extra |= {"center": jnp.zeros(prototypes), "patch_center": jnp.zeros(patch_prototypes)}
+        return base.Variables(params, extra | (anchoring.of(extra["teacher"]) if anchoring else {}))
+
+    def loss(
+        params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, base.Aux]:
+        views, extra = dino.views_of(batch), jax.lax.stop_gradient(extra)
+        teacher, temperature = extra["teacher"], jnp.asarray(temperature_at(step))
+        for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
+        count, grid = _masked_views(views[0].shape[1], mask_share), _grid(views[0], encoder.patch_size)
+        masked, places, shares = masking.in_views(for_masks, views[0].shape[1], count, grid, mask_ratio)
+        keys = dino.keys_of(for_drop_path, views)
+        seen, seen_patches = encoded(teacher["encoder"], views[0])
+        found, found_patches = encoded(params["encoder"], views[0], keys[0], masked)
+        local = [encoded(params["encoder"], *part)[0] for part in zip(views[1:], keys[1:], strict=True)]
+
+        targets, changed = dino.assigned(
+            extra, "center", logits(teacher, "head", seen), temperature, centering, center_momentum
+        )
+        student = logits(params, "head", jnp.concatenate([found, *local], axis=1))
+        of_views = distillation.cross_view(targets, student / student_temperature)
+
+        hidden = logits(teacher, of_patches, _at(seen_patches, places))
+        answers, changed_too = dino.assigned(
+            extra, "patch_center", hidden, patch_temperature_at(step), centering, center_momentum, shares
+        )
+        guesses = logits(params, of_patches, _at(found_patches, places)) / student_temperature
+        losses = {"dino": of_views, "ibot": mask_share * distillation.weighted(answers, guesses, shares)}
+        if koleo_weight:
+            losses["koleo"] = jax.vmap(koleo, in_axes=1)(found).sum()
+        if anchoring:
+            anchored = lambda: gram(found_patches, encoded(extra["gram"], views[0])[1])
+            losses["gram"] = jax.lax.cond(step >= gram_start, anchored, lambda: jnp.float32(0))
+        metrics = {
+            **losses,
+            **dino.measured(seen, targets, of_views),
+            "patch_entropy": (shares * jax.scipy.special.entr(answers).sum(-1)).sum(),
+            "momentum": jnp.asarray(momentum_at(step)),
+            "teacher_temperature": temperature,
+        }
+        return sum(weights[name] * value for name, value in losses.items()), base.Aux(metrics, changed | changed_too)
+
+    course = dino.taught(momentum_at)
+    return base.Objective(
+        init,
+        loss,
+        probes.predictions(encoder),
+        # Exact: centres are linear in the batch, and each masked view counts alike.
+        accumulate="mean" if centering == "centre" and not koleo_weight else None,
+        why_not=dino.NO_PARTS if centering == "sinkhorn" else _NO_NEIGHBOURS,
+        **(anchoring.following(course) if anchoring else course),
+    )
+
+
+_NO_NEIGHBOURS = "KoLeo looks for neighbours in the whole batch at once. Take koleo_weight = 0, or a smaller batch."
+
+
+@dataclasses.dataclass(frozen=True)
+class Anchoring:
+    """When the earlier teacher, `extra["gram"]`, becomes the teacher; see `gram_start` and `gram_every` of `make`."""
+
+    start: int
+    every: int | None
+
+    def of(self, teacher: base.Params) -> base.Extra:
+        return {"gram": jax.tree.map(jnp.copy, teacher["encoder"])}
+
+    def following(self, course: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+        """`course` of the teacher, and of this one after it."""
+
+        def after_update(params: base.Params, extra: base.Extra, step: jax.Array) -> base.Extra:
+            extra, past = course["after_update"](params, extra, step), step + 1 - self.start
+            now = past == 0 if self.every is None else (past >= 0) & (past % self.every == 0)
+            kept = lambda old, new: jnp.where(now, new, old)
+            return {**extra, "gram": jax.tree.map(kept, extra["gram"], extra["teacher"]["encoder"])}
+
+        def started(params: base.Params, extra: base.Extra) -> base.Extra:
+            extra = course["started"](params, extra)
+            return {**extra, **self.of(extra["teacher"])}
+
+        return {**course, "after_update": after_update, "started": started}
+
+
+def _at(patches: jax.Array, places: jax.Array) -> jax.Array:
+    """[B,V,N,D] at int [B,M] -> [B,M,D]."""
+    return jnp.take_along_axis(patches.reshape(len(patches), -1, patches.shape[-1]), places[..., None], axis=1)
+
+
+def _grid(views: jax.Array, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    return views.shape[2] // patch_size, views.shape[3] // patch_size
+
+
+def _masked_views(views: int, share: float) -> int:
+    """How many of an image's views are masked.
+
+    Raises:
+      ConfigError: none, or no whole number.
+    """
+    count = round(views * share)
+    if not 1 <= count <= views or abs(views * share - count) > 1e-6:
+        raise ConfigError(
+            f"config.objective.mask_share = {share} of {views} global views is no whole number from 1 to {views}: with "
+            "two views it may be 0.5 or 1."
+        )
+    return count
+
+
+def _check(
+    encoder: Any, weights: Mapping[str, float], mask_ratio: Sequence[float], gram_start: int, gram_every: int | None
+) -> None:
+    """Refuses encoders without masks, and weights, shares and steps that are none."""
+    if not isinstance(encoder, ViT) or not encoder.mask_token:
+        raise ConfigError(
+            "DINOv2 masks patches of what the student sees: config.objective.model needs name = 'vit' with "
+            "mask_token = True."
+        )
+    for name, weight in weights.items():
+        if weight < 0 or (name == "ibot" and not weight):
+            least = "above 0 (objective.name = 'dino' masks nothing)" if name == "ibot" else "at least 0"
+            raise ConfigError(f"config.objective.{name}_weight = {weight} must be {least}.")
+    if len(mask_ratio) != 2 or not 0 < mask_ratio[0] <= mask_ratio[1] < 1:
+        raise ConfigError(
+            f"config.objective.mask_ratio = {tuple(mask_ratio)} must be two shares of the patches in order, above 0 "
+            "and below 1."
+        )
+    if gram_start < 0 or (gram_every is not None and gram_every < 1):
+        raise ConfigError(
+            f"config.objective.gram_start = {gram_start} and gram_every = {gram_every} are steps: from 0 and from 1 up."
+        )
