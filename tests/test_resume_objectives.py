@@ -39,7 +39,7 @@ def write_untrained(teacher: Mapping[str, Any], path: pathlib.Path) -> None:
     workdir.write(imported.Imported(recipes.with_classes(config, data.facts), state, {}, ()), str(path))
 
 
-@pytest.mark.parametrize("name", specs.CASES)
+@pytest.mark.parametrize("name", specs.EACH)
 def test_a_resumed_run_equals_one_that_never_stopped(name: str, tmp_path: pathlib.Path) -> None:
     spec = specs.CASES[name]
     parts = {"objective": spec.objective, "data": {**specs.DATA, **spec.data}, "optim": {**OPTIM, **spec.optim}}

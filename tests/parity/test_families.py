@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +14,30 @@ from tests.parity.weights import FORWARD, GRADIENT
 from vitfm.interop import weights
 
 CASES = table.cases()
-pair = functools.cache(lambda number: Pair(CASES[number], seed=number))
-each = pytest.mark.parametrize("number", range(len(CASES)), ids=[str(case) for case in CASES])
+COSTLY = {"bit", "convnext", "convnextv2", "dinov3_convnext", "resnet", "swin", "swinv2"}  # Seconds each to compile.
+FIRST = {(case.family, case.format): number for number, case in reversed(list(enumerate(CASES)))}
 
 
-@each
-def test_outputs_and_gradients_are_theirs(number: int):
-    errors = measured(pair(number))
+def _each() -> Iterator[Any]:
+    """The cases by number; of what takes long to compile the first of each format now, the others where `slow` is."""
+    for number, case in enumerate(CASES):
+        slow = case.family in COSTLY and FIRST[case.family, case.format] != number
+        yield pytest.param(number, id=str(case), marks=pytest.mark.slow if slow else ())
+
+
+@pytest.fixture(scope="module", params=_each())
+def both(request: pytest.FixtureRequest) -> Pair:
+    """One case's two models; pytest runs all tests of it before the next."""
+    return Pair(CASES[request.param], seed=request.param)
+
+
+def test_outputs_and_gradients_are_theirs(both: Pair):
+    errors = measured(both)
     assert errors.forward < FORWARD
     assert errors.gradient < GRADIENT, errors.parameter
 
 
-@each
-def test_weights_come_back_bit_for_bit(number: int):
-    both = pair(number)
+def test_weights_come_back_bit_for_bit(both: Pair):
     back = weights.to_theirs(both.rows, both.ours()) | both.computed()
     assert {name: array.tobytes() for name, array in back.items()} == {
         name: array.tobytes() for name, array in both.tensors().items()
@@ -34,9 +45,7 @@ def test_weights_come_back_bit_for_bit(number: int):
     assert all(back[name].shape == array.shape for name, array in both.tensors().items())
 
 
-@each
-def test_their_library_builds_the_same_from_what_we_write(number: int):
-    both = pair(number)
+def test_their_library_builds_the_same_from_what_we_write(both: Pair):
     case: Case = both.case
     rebuilt = both.rebuilt()
     tensors = {name: torch.tensor(np.ascontiguousarray(array)) for name, array in both.tensors().items()}
