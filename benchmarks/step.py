@@ -12,16 +12,37 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import flags, tables, workers
 from benchmarks.sizes import SIZES
+
+
+class Peer(NamedTuple):
+    """A worker of `benchmarks.learners`: the objective whose step it takes, and what it is made of."""
+
+    objective: str
+    what: str
+
+
+PEERS = {
+    "open_clip": Peer("clip", "open_clip's CLIP and ClipLoss"),
+    "timm": Peer("supervised", "timm's ViT, classifying"),
+    "mae": Peer("mae", "transformers' ViTMAEForPreTraining"),
+    "dino": Peer("dino", "student and teacher of timm's ViT with lightly's head and DINOLoss, two sizes of views"),
+    "simclr": Peer("simclr", "timm's ViT with lightly's head and NTXentLoss"),
+    "moco_v3": Peer("moco", "student and teacher of timm's ViT with lightly's heads, NTXentLoss both ways"),
+    "simmim": Peer("simmim", "transformers' ViTForMaskedImageModeling"),
+    "dinov2": Peer("dinov2", "as dino, masked, with lightly's DINOLoss, IBOTPatchLoss and KoLeoLoss"),
+    "siglip": Peer("siglip", "transformers' SiglipModel and its loss"),
+    "coca": Peer("coca", "open_clip's CoCa and CoCaLoss"),
+}
 
 _HELP = """\
 examples:
   python -m benchmarks.step                               the embedded recipe's width: 64 px, batch 256
   python -m benchmarks.step --size=S16 --peer=timm        ViT-S/16 at 224 px, batch 16
-  python -m benchmarks.step --peer=open_clip,timm,mae,dino
+  python -m benchmarks.step --peer=simclr,moco_v3,simmim,dinov2,siglip,coca
   python -m benchmarks.step --batch=64 --steps=20 --rounds=7 --out=runs/benchmarks/step.json
 
 reading the table:
@@ -30,12 +51,11 @@ reading the table:
   memory         the largest resident set of the process, libraries and all
   first step s   vitfm's holds the compilation
   ratio          vitfm over the peer
-peers: open_clip (CLIP), timm (classification), mae (transformers' ViTMAEForPreTraining), dino (student and teacher of
-timm's ViT with lightly's head and loss)
 A machine that does anything else meanwhile slows both sides, and not alike: the fastest step suffers least.
-"""
 
-OBJECTIVES = {"open_clip": "clip", "timm": "supervised", "mae": "mae", "dino": "dino"}  # peer -> what both learn
+peers:
+""" + "".join(f"  {name:<10} {peer.what}\n" for name, peer in PEERS.items())
+
 COLUMNS = ("images/s", "ms", "best ms", "memory GiB", "first step s", "parameters")
 
 
@@ -50,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             settings = {
                 "size": arguments.size,
-                "objective": OBJECTIVES[peer],
+                "objective": PEERS[peer].objective,
                 "batch_size": batch_size,
                 "cores": machine["cores"],
                 "batch": str(pathlib.Path(folder) / "batch.npz"),
@@ -66,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     }
     title = f"Training step, {arguments.size}, batch {batch_size}, float32, {machine['cores']} cores"
     rows = {
-        name if name == peer else f"{name} {OBJECTIVES[peer]}": cells(name, row)
+        name if name == peer else f"{name} {PEERS[peer].objective}": cells(name, row)
         for peer, compared in summary.items()
         for name, row in compared.items()
     }
@@ -137,10 +157,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--peer",
-        type=flags.names("peer", OBJECTIVES),
+        type=flags.names("peer", PEERS),
         default=["open_clip"],
         metavar="NAME,NAME,...",
-        help="whom to compare with (open_clip)",
+        help="whom to compare with, see below (open_clip)",
     )
     parser.add_argument(
         "--size", choices=list(SIZES), default="tiny", help="the architecture, see benchmarks/sizes.py (default: tiny)"

@@ -3,8 +3,9 @@
     python -m vitfm.main --config=configs/mae.py
     python -m vitfm.main --config=configs/finetune.py:runs/mae --workdir=runs/mae_finetuned
 
-The encoder is that of the run after the colon: of supervised, MAE, CLIP or SigLIP (their image tower) or DINO (its
-teacher). Where none is named it is that of configs/mae.py, from runs/mae. The table at the start says what was taken.
+The encoder is that of the run after the colon: of any objective that `ENCODERS` names, the teacher's of DINO and
+DINOv2, the image tower's of CLIP, SigLIP and CoCa. Where none is named it is that of configs/mae.py, from runs/mae. The
+table at the start says what was taken.
 
 From the published recipe for MAE (He et al. 2022, arXiv:2111.06377, table 9): layer-wise learning-rate decay 0.75, drop
 path 0.1, label smoothing 0.1, weight decay 0.05; shorter, as the data are small.
@@ -24,7 +25,7 @@ import pathlib
 import ml_collections
 
 from vitfm import config as config_lib
-from vitfm.objectives import aim
+from vitfm.objectives import aim, beit, siglip2
 
 # Where each objective keeps its encoder: the options in the recipe, the parameters in the checkpoint.
 ENCODERS = {
@@ -34,16 +35,27 @@ ENCODERS = {
     "triplet": ("model", "encoder"),
     "mae": ("model", "encoder"),
     "simmim": ("model", "encoder"),
+    "beit": ("model", "encoder"),
+    "vqkd": ("model", "encoder"),
     "aim": ("model", "encoder"),
+    "coca": ("image", "image/tower"),
+    "simclr": ("model", "encoder"),
+    "rotation": ("model", "encoder"),
+    "moco": ("model", "encoder"),
     "dino": ("model", "extra/teacher/encoder"),
+    "dinov2": ("model", "extra/teacher/encoder"),
+    "siglip2": ("image", "image/tower"),
     "clip": ("image", "image/tower"),
     "siglip": ("image", "image/tower"),
 }
 DEFAULTS = {
     "mae": {"position": "sincos", "pool": "cls"},
     "simmim": {"mask_token": True},
+    "dinov2": {"pool": "cls", "mask_token": True},
     "aim": aim.PLAIN,
+    "beit": beit.BIASED,
     "siglip": {"pool": "map"},
+    "siglip2": siglip2.IMAGE,
 }  # What an objective chooses where its recipe does not say.
 
 

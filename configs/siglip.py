@@ -3,7 +3,8 @@
     python -m vitfm.main --config=configs/siglip.py
 
 Hardware: two CPU cores, 3 GB of memory. Time: about that of configs/clip.py, five minutes.
-Expected: not measured yet; configs/clip.py has 22.3% top-1 and 45.9% top-5 on drawings of a fifth hand.
+Expected: docs/recipes/README.md. For other numbers of pairs: the `scaled` of configs/clip.py, and -ln(batch size) as
+`initial_bias`.
 """
 
 import pathlib

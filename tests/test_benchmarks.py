@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,8 @@ from benchmarks import (
     workers,
 )
 from benchmarks.learners import vitfm
-from benchmarks.sizes import SIZES
+from benchmarks.sizes import SIZES, Size
+from vitfm import program, tree
 from vitfm import recipe as recipes
 from vitfm.data import augment
 
@@ -47,6 +49,11 @@ def get_config(arg=None):
 RUN = {"seed", "steps", "batch_size", "seconds", "waiting", "preparation", "peak_memory_bytes", "versions", "metrics"}
 
 
+def peers() -> Any:
+    """What they share; it imports torch."""
+    return pytest.importorskip("benchmarks.learners.peers")
+
+
 def run(module: str, out: pathlib.Path, *arguments: str) -> tuple[str, dict]:
     """The output and the JSON of a benchmark, run as a user does."""
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
@@ -56,8 +63,38 @@ def run(module: str, out: pathlib.Path, *arguments: str) -> tuple[str, dict]:
     return done.stdout, json.loads(out.read_text())
 
 
-@pytest.mark.parametrize("peer", list(step.OBJECTIVES))
-def test_step_compares_equal_architectures(peer: str, tmp_path):
+def theirs_alone(peer: str, size: Size) -> int:
+    """How many parameters torch counts besides ours."""
+    # A class token's own position, but SigLIP has no class token. transformers counts ViTMAE's fixed positions, too,
+    # and torch the gains of weight-normed prototypes, which stay 1, and gains and biases of a head's last batch norm
+    # that the authors do without.
+    patches = (size.image_size // size.patch_size) ** 2
+    besides = {
+        "mae": (patches + 1) * (size.width + size.decoder_width) - size.width,
+        "dino": size.prototypes,
+        "dinov2": 2 * size.prototypes,
+        "simclr": 128,
+        "moco_v3": 4 * 256,
+    }
+    return besides.get(peer, 0) + (0 if peer == "siglip" else size.width)
+
+
+@pytest.mark.parametrize("name", ["tiny", pytest.param("S16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("peer", step.PEERS)
+def test_architectures_are_equal(peer: str, name: str):
+    theirs = pytest.importorskip(f"benchmarks.learners.{peer}")
+    size = SIZES[name]
+    ours = program.build(recipes.parse(vitfm.config(size, size.batch_size, step.PEERS[peer].objective)))
+    with peers().torch.device("meta"):
+        learner = theirs.make(size, vitfm.facts(ours.data.facts))
+    assert peers().count(learner.model) - tree.count(ours.shapes.params) == theirs_alone(peer, size)
+
+
+QUICK = ("open_clip", "timm", "mae", "dino")
+
+
+@pytest.mark.parametrize("peer", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in step.PEERS])
+def test_step_compares_whole_steps(peer: str, tmp_path):
     text, result = run("step", tmp_path / "step.json", f"--peer={peer}", "--size=nano", "--steps=2", "--rounds=2")
     assert all(name in text for name in (*step.COLUMNS, peer, "vitfm", "ratio"))
     assert result["settings"]["batch"] == SIZES["nano"].batch_size
@@ -65,12 +102,7 @@ def test_step_compares_equal_architectures(peer: str, tmp_path):
     assert all(len(side["milliseconds"]) == 4 for side in result["sides"][peer].values())
     assert all(value > 0 for row in result["summary"][peer].values() for value in row.values())
     parameters = {name: side["parameters"] for name, side in result["sides"][peer].items()}
-    size = SIZES["nano"]
-    # A class token's own position is there a parameter besides; transformers counts its fixed positions, too, and torch
-    # the gains of weight-normed prototypes, which stay 1.
-    patches = (size.image_size // size.patch_size) ** 2
-    fixed = {"mae": (patches + 1) * (size.width + size.decoder_width) - size.width, "dino": size.prototypes}
-    assert parameters[peer] - parameters["vitfm"] == size.width + fixed.get(peer, 0)
+    assert parameters[peer] - parameters["vitfm"] == theirs_alone(peer, SIZES["nano"])
 
 
 @pytest.mark.slow
@@ -137,15 +169,14 @@ def test_help_teaches(module, capsys):
 
 def test_the_recipe_given_to_vitfm_is_one():
     for size in SIZES.values():
-        for objective in step.OBJECTIVES.values():
-            recipes.parse(vitfm.config(size, size.batch_size, objective))
+        for peer in step.PEERS.values():
+            recipes.parse(vitfm.config(size, size.batch_size, peer.objective))
 
 
 def test_the_peer_sees_the_same_pixels():
-    open_clip = pytest.importorskip("benchmarks.learners.open_clip")
     rgba = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 4), np.uint8)
     ours = augment.make()[1]({"image": jax.numpy.asarray(rgba)})["image"]
-    theirs = open_clip.preprocess(rgba).permute(0, 2, 3, 1)
+    theirs = peers().preprocess(rgba).permute(0, 2, 3, 1)
     np.testing.assert_allclose(theirs, ours, atol=1e-6)
 
 

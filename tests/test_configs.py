@@ -28,6 +28,20 @@ PARAMETERS = {
     "mae_b16_in1k": 111_907_840 - 197 * (768 + 512),
     # transformers' SiglipModel of its default configuration, with the vocabulary of the tokenizer that stands in.
     "siglip_b16_webli": 203_155_970 - (32_000 - 4_128) * 768,
+    # SigLIP's of 256 pixels with a mask token; six blocks with cross-attention, its norms and the last one, embeddings,
+    # positions, mask token and logits; two of lightly's DINOProjectionHead.
+    "siglip2_b16_webli": (
+        203_155_970
+        - (32_000 - 4_128) * 768
+        + (256 - 196) * 768
+        + 768
+        + 6 * (8 * 769 * 768 + 769 * 3072 + 3073 * 768 + 5 * 2 * 768)
+        + 2 * 768
+        + (2 * 4_128 + 64 + 1) * 768
+        + 2 * (769 * 2048 + 2049 * 2048 + 2049 * 256 + 65_536 * 256)
+    ),
+    # open_clip's coca_ViT-B-32 without the class token's own position, with that tokenizer's vocabulary.
+    "coca_b32_webli": 253_560_065 - 768 - 2 * (49_408 - 4_128) * 512,
     # timm's vit_small_patch16_224 without its head and the class token's own position; lightly's DINOProjectionHead.
     "dino_s16_in1k": 21_665_664 - 384 + 22_286_592,
     # timm's vit_large_patch16_224 without its head and the class token's own position, layer scales, the mask token;
@@ -43,8 +57,15 @@ PARAMETERS = {
     # timm's vit_base_patch16_224 without head, positions and biases of keys; layer scales, a table of biases by offset,
     # the mask token and a linear map to pixels.
     "simmim_b16_in1k": 85_798_656 - (197 + 12) * 768 + 24 * 768 + (27**2 + 3) * 12 + 768 + 769 * 768,
+    # As SimMIM's, with a linear map to 8,192 codes.
+    "beit_b16_in1k": 85_798_656 - (197 + 12) * 768 + 24 * 768 + (27**2 + 3) * 12 + 768 + 769 * 8192,
+    # timm's vit_base_patch16_224 without its head and the class token's own position; the same with 3 of 12 blocks over
+    # 32 channels of one pixel; two hidden layers, maps to 32 dimensions of codes and to 768 of the teacher.
+    "vqkd_b16_in1k": 2 * (85_798_656 - 768) - 9 * 7_087_872 - (768 - 32) * 768 + 769 * (2 * 768 + 32 + 768),
     # The maps and norms of 24 blocks, the stem and its norm, the last norm; lightly's AIMPredictionHead.
     "aim_06b_in1k": 24 * (12 * 1536**2 + 4 * 1536) + (588 + 1 + 2 + 2) * 1536 + 407_056_384,
+    # transformers' FlavaImageCodebook, and DALL-E's decoder.
+    "dvae_in1k": 53_786_240 + 43_829_766,
     # torchvision's resnet50 with 4 classes.
     "rotation_r50_in1k": 25_557_032 - 2_049_000 + 4 * 2_049,
     # timm's deit_small_distilled_patch16_224 without the two tokens' own positions.

@@ -28,6 +28,10 @@ OBJECTIVES = {
     "mae": {"model": VIT, "decoder": {"hidden_dim": 16, "depth": 1, "num_heads": 2}},
     "simmim": {"model": VIT, "mask_size": 16},
     "aim": {"model": VIT, "head": {"hidden_dim": 16, "depth": 1}},
+    "simclr": {"model": VIT},
+    "rotation": {"model": {**VIT, "pool": "cls"}},
+    "moco": {"model": VIT, "version": "v3"},
+    "dinov2": {"model": VIT, "prototypes": 8, "hidden_dim": 8, "bottleneck_dim": 4},
     "dino": {"model": {**VIT, "pool": "cls", "scan": True}, "prototypes": 8, "hidden_dim": 8, "bottleneck_dim": 4},
     "clip": {
         "image": {"name": "vit", "stem": "conv", **VIT, "patch_size": 16},
@@ -35,15 +39,24 @@ OBJECTIVES = {
     },
 }
 OBJECTIVES["siglip"] = OBJECTIVES["clip"]
+DECODER = {"depth": 1, "num_heads": 2}
+OBJECTIVES["coca"] = {
+    "image": {"name": "vit", **VIT},
+    "text": {"hidden_dim": 16, **DECODER},
+    "pooler": {"queries": 2, "num_heads": 2},
+    "captioner": DECODER,
+}
 
 
 def shapes(objective: dict[str, Any], image_size: int) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every leaf of a state's params and extra."""
-    facts = Facts(image_size, 3, 20, 6, ("a", "b", "c"))
+    facts = Facts(image_size, 3, 20, 6, ("a", "b", "c"), bos_id=1)
     schedule = lambda spec, where: lambda step: 0.5
     made = base.make(objective, data=facts, dtype=jnp.float32, schedule=schedule)
     image = jnp.zeros((1, image_size, image_size, 3))
-    views = {"global": image[:, None], "local": image[:, None, :16, :16]}
+    views = {"global": image[:, None].repeat(2, 1)}
+    if objective["name"].startswith("dino"):
+        views["local"] = image[:, None, :16, :16]
     text = {"text": jnp.zeros((1, 6), int), "text_mask": jnp.ones((1, 6), bool)}
     batch = {"image": image, "views": views, "label": jnp.zeros(1, int), **text}
     variables = jax.eval_shape(lambda key: made.init(key, batch), jax.random.key(0))
@@ -80,7 +93,9 @@ def test_other_folders_and_objectives_are_refused(tmp_path: pathlib.Path):
     with pytest.raises(config.ConfigError, match=r"no run in '.*': it holds no config\.json"):
         config.load_file(f"{FILE}:{tmp_path}")
     (tmp_path / "config.json").write_text('{"objective": {"name": "my.own"}, "data": {}}')
-    with pytest.raises(config.ConfigError, match=r"learned 'my\.own', .* supervised, .*dino, clip, siglip\. Add where"):
+    with pytest.raises(
+        config.ConfigError, match=r"learned 'my\.own', .* supervised, .*clip, siglip\. Add where"
+    ):
         config.load_file(f"{FILE}:{tmp_path}")
 
 

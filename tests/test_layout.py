@@ -23,7 +23,7 @@ FLOORS = [
     {"objectives"},
     {"interop", "train_state", "train_step"},
     {"recipe", "run", "program", "teachers", "heap", "overrides"},
-    {"diagnose", "evaluate", "interrupt", "intervals", "results", "session", "train_lib", "workdirs"},
+    {"diagnose", "evaluate", "health", "interrupt", "intervals", "results", "session", "train_lib", "workdirs"},
     {"main", "report"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -32,7 +32,7 @@ def trained(config: dict[str, Any], workdir: pathlib.Path) -> Checkpoints:
     return Checkpoints(workdir / "checkpoints")
 
 
-@pytest.mark.parametrize("name", ["siglip", "clip"])
+@pytest.mark.parametrize("name", ["siglip", pytest.param("clip", marks=pytest.mark.slow)])
 def test_the_locked_tower_stays_and_the_text_tower_moves(name: str, source: pathlib.Path, tmp_path: pathlib.Path):
     config = config_lib.load_file(f"{ROOM / 'lit.py'}:{source}").to_dict()
     if name == "clip":

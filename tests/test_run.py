@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path, workdir: pathli
     files = [path for path in state.rglob("*") if path.is_file() and path.stat().st_size > 1e5]
     for path in files:
         content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
+        content[500::1000] = bytes(byte ^ 1 for byte in content[500::1000])  # Parameters and moments lie in any order.
         path.write_bytes(bytes(content))
     assert files
     with pytest.raises(CheckpointError, match=r"5 (is damaged|can't be read).*Step 4 is intact"):

@@ -103,8 +103,8 @@ def build(recipe: Recipe, devices: Sequence[jax.Device] | None = None) -> Progra
         to_steps,
         gradients,
         shapes,
-        jax.jit(create, out_shardings=shardings),
-        jax.jit(step, donate_argnums=0, out_shardings=(shardings, meshes.replicated(mesh))),
+        jax.jit(meshes.under(mesh, create), out_shardings=shardings),
+        jax.jit(meshes.under(mesh, step), donate_argnums=0, out_shardings=(shardings, meshes.replicated(mesh))),
     )
 
 

@@ -17,6 +17,7 @@ from vitfm import recipe as recipes
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.data import image as images
 from vitfm.data import pipeline, sources
+from vitfm.data.tokenizer import Tokenizer
 from vitfm.evals import base
 from vitfm.interop import imported
 from vitfm.metrics import files
@@ -34,13 +35,24 @@ class Run:
       params: nested dict of arrays.
       step: the step they are from.
       predict: name -> function of what a user has: images (uint8 [B,H,W,C] of any size, or a list of such) or texts
-        (a list of str); returns float32 NumPy arrays.
+        (a list of str); returns NumPy arrays, float32, but for codes and token ids, which are int32.
     """
 
     config: ml_collections.ConfigDict
     params: Mapping[str, Any]
     step: int
     predict: Mapping[str, Callable[..., np.ndarray]]
+    tokenizer: Tokenizer | None = None
+
+    def decode(self, ids: np.ndarray) -> list[str]:
+        """Token ids [B,T] -> texts: `run.decode(run.caption(images))`.
+
+        Raises:
+          ConfigError: the run knows no texts.
+        """
+        if self.tokenizer is None:
+            raise config_lib.ConfigError("This run has no tokenizer: it learned from images alone.")
+        return [self.tokenizer.decode(row) for row in ids]
 
     def __getattr__(self, name: str) -> Callable[..., np.ndarray]:
         predict = self.__dict__.get("predict", {})
@@ -113,7 +125,7 @@ def _made(config: Mapping[str, Any], recipe: recipes.Recipe, restore: Callable[[
     if objective.evaluated is not base_objective.as_trained:
         params = objective.evaluated(params, restore("extra"))
     predict = {name: _for_users(name, function, data, params) for name, function in objective.predict.items()}
-    return Run(ml_collections.ConfigDict(config), params, step, predict)
+    return Run(ml_collections.ConfigDict(config), params, step, predict, data.tokenizer)
 
 
 def _for_users(
@@ -129,7 +141,8 @@ def _for_users(
     def predict(items: Any) -> np.ndarray:
         items = _texts(name, items) if "text" in name else _images(name, items, data.facts.channels)
         chunks = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
-        return np.concatenate([np.asarray(jitted(params, *prepare(chunk)), np.float32) for chunk in chunks])
+        found = np.concatenate([np.asarray(jitted(params, *prepare(chunk))) for chunk in chunks])
+        return found if found.dtype == np.int32 else found.astype(np.float32)
 
     return predict
 
@@ -173,7 +186,7 @@ def eval_context(
     """What evaluators work with: predict functions jitted over the mesh, and evaluation data placed on it."""
 
     def on_devices(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        jitted = jax.jit(function, out_shardings=meshes.replicated(mesh))
+        jitted = jax.jit(meshes.under(mesh, function), out_shardings=meshes.replicated(mesh))
         return lambda whole, *arrays: jitted(whole, *(_placed(x, mesh) for x in arrays))
 
     def batches(source: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[Mapping[str, jax.Array]]:
@@ -191,6 +204,7 @@ def eval_context(
         classes=data.facts.classes,
         multi_label=data.facts.multi_label,
         to_pixels=data.to_pixels,
+        decode=None if data.tokenizer is None else data.tokenizer.decode,
         on_devices=on_devices,
         mesh=mesh,
         directory=pathlib.Path(directory).expanduser(),

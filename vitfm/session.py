@@ -12,7 +12,7 @@ from vitfm.checkpoint import warm_start
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.evals import base as evaluation
 from vitfm.intervals import Every, Intervals
-from vitfm.metrics import progress
+from vitfm.metrics import files, progress
 from vitfm.metrics.timers import Timers
 from vitfm.metrics.window import Window
 from vitfm.metrics.writers import Writer
@@ -50,6 +50,7 @@ class Session:
       logged: the last step that was looked at for a row.
       window: metrics of the steps since the last row.
       latest: the last value of every metric.
+      warned: metrics that were told to be out of their range.
     """
 
     program: Program
@@ -71,6 +72,7 @@ class Session:
     logged: int = 0
     window: Window = dataclasses.field(default_factory=Window)
     latest: dict[str, float] = dataclasses.field(default_factory=dict)
+    warned: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def seconds(self) -> float:
@@ -83,7 +85,7 @@ class Session:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a row of metrics."""
         self.writer.scalars(step, values, examples=step * self.program.recipe.batch_size, seconds=self.seconds)
-        self.latest |= values
+        self.latest |= {name: value for name, value in values.items() if not name.startswith(files.WARNING)}
         self.rows += 1
 
     def save(self, state: TrainState, step: int) -> None:

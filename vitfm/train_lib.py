@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from vitfm import config as config_lib
-from vitfm import diagnose, interrupt, intervals, program, results, teachers, tree, workdirs
+from vitfm import diagnose, health, interrupt, intervals, program, results, teachers, tree, workdirs
 from vitfm import recipe as recipes
 from vitfm import run as runs
 from vitfm.checkpoint import warm_start
@@ -224,7 +224,7 @@ def _row(session: Session, state: TrainState, step: int) -> None:
     means = session.window.take()
     seconds = {phase: means.pop(f"seconds/{phase}") for phase in ("data", "train")}
     speed, wait = session.program.recipe.batch_size / sum(seconds.values()), share(seconds, "data", of=tuple(seconds))
-    session.write(step, {**means, "images_per_second": speed, "data/wait": wait})
+    session.write(step, {**means, **health.marks(session, step, means), "images_per_second": speed, "data/wait": wait})
     session.bar.update(step, means["loss"], speed, wait)
 
 

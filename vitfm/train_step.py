@@ -76,7 +76,7 @@ def _cached(objective: Objective, preprocess: Preprocess, count: int) -> Callabl
 
     def gradients(params: Any, extra: Any, batch: Batch, keys: jax.Array, step: jax.Array) -> Gradients:
         def embed(params: Any, batch: Batch, keys: jax.Array) -> Any:
-            return objective.embed(params, extra, preprocess(batch, keys), _own_keys(keys, _LOSS))
+            return objective.embed(params, extra, preprocess(batch, keys), _own_keys(keys, _LOSS), step)
 
         def couple(params: Any, embeddings: Any) -> tuple[jax.Array, Aux]:
             return objective.couple(params, extra, embeddings, batch, step)

@@ -70,7 +70,7 @@ def ours(settings: Mapping[str, Any]) -> tuple[int, Step]:
 
 def timms(settings: Mapping[str, Any]) -> tuple[int, Step]:
     """Parameters, and a step of timm's, with the layout of images in memory that is faster here."""
-    from benchmarks.learners.open_clip import optimizer
+    from benchmarks.learners.peers import optimizer
     from tests.parity.reference import timm, torch
 
     torch.set_num_threads(settings["cores"])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from benchmarks import learners, workers
-from benchmarks.sizes import HEAD_WIDTH, SIZES, Size
+from benchmarks import workers
+from benchmarks.learners.peers import optimizer, preprocess, worker
+from benchmarks.sizes import HEAD_WIDTH, Size
 from tests.parity.reference import open_clip, torch
-
-LUMA = (0.299, 0.587, 0.114)  # Weights of ITU-R BT.601, as in torchvision.
 
 
 class Learner:
@@ -109,69 +108,16 @@ def _model(size: Size, vocab_size: int, text_length: int, eos_id: int) -> open_c
     return open_clip.CLIP(size.embed_dim, image, text)
 
 
-def optimizer(model: open_clip.CLIP, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW with the two groups of open_clip_train/main.py, in torch's fused form, its fastest."""
-    plain = lambda name, p: p.ndim < 2 or any(word in name for word in ("bn", "ln", "bias", "logit_scale"))
-    named = list(model.named_parameters())
-    groups = [
-        {"params": [p for name, p in named if plain(name, p)], "weight_decay": 0.0},
-        {"params": [p for name, p in named if not plain(name, p)], "weight_decay": weight_decay},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
-
-
-def preprocess(
-    image: np.ndarray,
-    *,
-    background: str = "white",
-    brightness: float = 0.0,
-    contrast: float = 0.0,
-    saturation: float = 0.0,
-    grayscale: float = 0.0,
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5),
-    std: tuple[float, ...] = (0.5, 0.5, 0.5),
-) -> torch.Tensor:
-    """uint8 [B,H,W,3 or 4] -> [B,3,H,W]: the arithmetic of `vitfm.data.augment`, with draws of torch's own."""
-    pixels = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255
-    if pixels.shape[1] == 4:
-        behind = torch.rand(len(pixels), 3, 1, 1) if background == "random" else 1.0
-        opacity = pixels[:, 3:]
-        pixels = pixels[:, :3] * opacity + behind * (1 - opacity)
-    pixels = _jitter(pixels, brightness, torch.zeros_like)
-    pixels = _jitter(pixels, contrast, lambda x: _gray(x).mean((1, 2, 3), keepdim=True))
-    pixels = _jitter(pixels, saturation, _gray)
-    if grayscale:
-        pixels = torch.where(torch.rand(len(pixels), 1, 1, 1) < grayscale, _gray(pixels), pixels)
-    column = lambda values: torch.tensor(values).view(3, 1, 1)
-    return ((pixels - column(mean)) / column(std)).contiguous()
-
-
-def _jitter(pixels: torch.Tensor, strength: float, pole: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Moves each image away from or towards `pole(pixels)` by a random factor."""
-    if not strength:
-        return pixels
-    factor = torch.empty(len(pixels), 1, 1, 1).uniform_(max(0.0, 1 - strength), 1 + strength)
-    return (factor * pixels + (1 - factor) * pole(pixels)).clamp(0, 1)
-
-
-def _gray(pixels: torch.Tensor) -> torch.Tensor:
-    return (pixels * torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-
-
 def versions() -> dict[str, str]:
     """Of what decides its speed."""
     return {"torch": torch.__version__, "open_clip": open_clip.__version__}
 
 
-def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
-    """A worker of `benchmarks.step`."""
-    size = SIZES[settings["size"]]
-    text = ("vocab_size", "text_length", "eos_id")
-    make = lambda facts: Learner(
-        size, **{key: facts[key] for key in text}, total=10_000, learning_rate=size.learning_rate
-    )
-    return learners.in_torch(torch, make, settings, versions())
+def make(size: Size, facts: Mapping[str, Any]) -> Learner:
+    """The learner of `benchmarks.step`."""
+    text = {key: facts[key] for key in ("vocab_size", "text_length", "eos_id")}
+    return Learner(size, **text, total=10_000, learning_rate=size.learning_rate)
 
 
 if __name__ == "__main__":
-    workers.serve(start)
+    workers.serve(worker(make, versions()))

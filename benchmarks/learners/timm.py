@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import learners, workers
-from benchmarks.learners.open_clip import optimizer, preprocess
-from benchmarks.sizes import HEAD_WIDTH, SIZES, Size
+from benchmarks import workers
+from benchmarks.learners.peers import optimizer, preprocess, worker
+from benchmarks.sizes import HEAD_WIDTH, Size
 from tests.parity.reference import timm, torch
 
 
@@ -90,12 +90,10 @@ class Learner:
         return self.model(preprocess(image, **options)).numpy()
 
 
-def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
-    """A worker of `benchmarks.step`."""
-    size = SIZES[settings["size"]]
-    make = lambda facts: Learner(size, classes=facts["classes"], total=10_000, learning_rate=size.learning_rate)
-    return learners.in_torch(torch, make, settings, {"timm": timm.__version__})
+def make(size: Size, facts: Mapping[str, Any]) -> Learner:
+    """The learner of `benchmarks.step`."""
+    return Learner(size, classes=facts["classes"], total=10_000, learning_rate=size.learning_rate)
 
 
 if __name__ == "__main__":
-    workers.serve(start)
+    workers.serve(worker(make, {"timm": timm.__version__}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks import learners, workers
@@ -12,7 +12,7 @@ from benchmarks.sizes import HEAD_WIDTH, SIZES, Size
 
 def config(size: Size, batch_size: int, objective: str = "clip") -> dict[str, Any]:
     """The recipe of an objective with the peers' blocks and AdamW, in float32."""
-    parts = {"clip": _clip, "supervised": _supervised, "mae": _mae, "dino": _dino}[objective](size)
+    parts = _PARTS[objective](size)
     data = {"source": "tfds:emoji:train", "image_size": size.image_size, **parts.pop("data")}
     optim = {
         "name": "adamw",
@@ -22,6 +22,7 @@ def config(size: Size, batch_size: int, objective: str = "clip") -> dict[str, An
         "weight_decay": 0.2,
         "clip_norm": None,
         "schedule": {"name": "cosine", "warmup": "10%"},
+        **parts.pop("optim", {}),
     }
     recipe = {"total": 10_000, "batch_size": batch_size, "dtype": "float32", "data": data, "optim": optim}
     return {**recipe, "objective": {"name": objective, **parts}}
@@ -40,23 +41,48 @@ def _tower(size: Size, **options: Any) -> dict[str, Any]:
     }
 
 
-def _clip(size: Size) -> dict[str, Any]:
-    text = {
-        "name": "text",
+def _text(size: Size) -> dict[str, Any]:
+    return {
         "hidden_dim": size.text_width,
         "depth": size.text_depth,
         "num_heads": size.text_width // HEAD_WIDTH,
-        "causal": True,
-        "pool": "last",
-        "epsilon": 1e-5,
         "activation": "gelu",
     }
+
+
+_CAPTIONS: dict[str, Any] = {"captions": {}, "tokenizer": {"length": 16}}
+
+
+def _clip(size: Size) -> dict[str, Any]:
     return {
         "embed_dim": size.embed_dim,
         "mask_same_concept": False,
         "image": _tower(size, pre_norm=True, stem_bias=False, epsilon=1e-5),
-        "text": text,
-        "data": {"captions": {}, "tokenizer": {"length": 16}},
+        "text": {"name": "text", **_text(size), "causal": True, "pool": "last", "epsilon": 1e-5},
+        "data": _CAPTIONS,
+    }
+
+
+def _siglip(size: Size) -> dict[str, Any]:
+    return {
+        "mask_same_concept": False,
+        "image": _tower(size, pool="map"),
+        "text": {"name": "text", **_text(size), "epsilon": 1e-6},
+        "data": _CAPTIONS,
+    }
+
+
+def _coca(size: Size) -> dict[str, Any]:
+    """In open_clip's form, see vitfm/objectives/coca.py."""
+    text = {**_text(size), "epsilon": 1e-5}
+    decoder = {key: text[key] for key in ("depth", "num_heads", "activation", "epsilon")}
+    return {
+        "mask_same_concept": False,
+        "image": _tower(size, pre_norm=True, stem_bias=False, epsilon=1e-5, final_norm=False),
+        "text": {**text, "shifted_class_mask": True},
+        "pooler": {"kind": "first", "queries": size.queries, "num_heads": text["num_heads"]},
+        "captioner": {**decoder, "two_mlps": True},
+        "data": _CAPTIONS,
     }
 
 
@@ -73,12 +99,49 @@ def _mae(size: Size) -> dict[str, Any]:
     return {"model": _tower(size, position="sincos"), "decoder": decoder, "data": {}}
 
 
+def _simmim(size: Size) -> dict[str, Any]:
+    return {"model": _tower(size), "mask_size": size.patch_size, "data": {}}
+
+
+def _simclr(size: Size) -> dict[str, Any]:
+    views = {"global": {"count": 2, "size": size.image_size}}
+    return {"model": _tower(size), "hidden_dim": size.projection_width, "data": {"views": views}}
+
+
+def _moco(size: Size) -> dict[str, Any]:
+    return {**_simclr(size), "version": "v3", "optim": {"freeze": ("encoder/stem",)}}
+
+
 def _dino(size: Size) -> dict[str, Any]:
     views = {
         "global": {"count": 2, "size": size.image_size},
         "local": {"count": size.local_count, "size": size.local_size},
     }
     return {"model": _tower(size), "prototypes": size.prototypes, "data": {"views": views}}
+
+
+def _dinov2(size: Size) -> dict[str, Any]:
+    return {**_dino(size), "centering": "centre"}
+
+
+_PARTS: dict[str, Callable[[Size], dict[str, Any]]] = {
+    "clip": _clip,
+    "supervised": _supervised,
+    "mae": _mae,
+    "dino": _dino,
+    "simclr": _simclr,
+    "moco": _moco,
+    "simmim": _simmim,
+    "dinov2": _dinov2,
+    "siglip": _siglip,
+    "coca": _coca,
+}
+
+
+def facts(found: Any) -> dict[str, Any]:
+    """What a peer needs to know of the batches, from `vitfm.data.pipeline.Facts`."""
+    names = ("vocab_size", "text_length", "eos_id", "pad_id")
+    return {**{name: getattr(found, name) for name in names}, "classes": found.num_classes}
 
 
 def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
@@ -108,17 +171,11 @@ def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
         jax.block_until_ready((state, metrics))
 
     step()
-    facts, tokenizer = built.data.facts, built.data.tokenizer
     greeting = {
         "parameters": tree.count(state.params),
         "first_step_seconds": time.perf_counter() - begin,
         "versions": {"jax": jax.__version__},
-        "facts": {
-            "vocab_size": facts.vocab_size,
-            "text_length": facts.text_length,
-            "eos_id": getattr(tokenizer, "eos_id", None),
-            "classes": facts.num_classes,
-        },
+        "facts": facts(built.data.facts),
     }
     return greeting, lambda request: learners.answer(step, request)
 

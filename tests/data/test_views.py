@@ -52,6 +52,19 @@ def test_a_batch_has_every_view_and_no_image():
     assert all(view.dtype == np.float32 for view in processed.values())
 
 
+def test_the_image_may_be_kept_beside_its_views():
+    kept, alone = data(keep_image=True), data(views=None)
+    (batch,), (images,) = first(kept), first(alone)
+    np.testing.assert_array_equal(batch["image"], images["image"])  # Views are drawn after it.
+    assert {name: view.shape[1] for name, view in batch["views"].items()} == {"local": 3, "global": 2}
+    ready = jax.jit(kept.preprocess_train)(batch, keys())
+    np.testing.assert_array_equal(ready["image"], jax.jit(alone.preprocess_train)(images, keys())["image"])
+    views = jax.jit(data().preprocess_train)({"views": batch["views"]}, keys())["views"]
+    jax.tree.map(np.testing.assert_array_equal, ready["views"], views)
+    with pytest.raises(ConfigError, match="there are none"):
+        data(keep_image=True, views=None)
+
+
 def test_evaluation_still_has_the_image():
     (batch,) = data().eval_batches(sources.make("tfds:emoji:validation[:3]"), 4)
     assert batch["image"].shape == (4, 24, 24, 3)

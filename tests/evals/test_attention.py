@@ -33,7 +33,7 @@ def test_rows_are_images_and_columns_heads(devices: int, monkeypatch: pytest.Mon
     drawn = {}
     monkeypatch.setattr(pictures, "image_rows", lambda titles, rows: drawn.update(titles=titles, rows=rows))
     w = world(devices)
-    assert [*w.evaluate(**SPEC, count=4)] == ["p/attention"]
+    assert [*w.evaluate(**SPEC, count=4)] == ["p/attention", "p/attention/entropy"]
     chosen = [0, 2, 5, 8]  # Spread evenly, both ends among them.
     np.testing.assert_array_equal(np.flatnonzero(w.asked), chosen)
     assert {size % devices for size in w.batches} == {0}
@@ -46,6 +46,14 @@ def test_rows_are_images_and_columns_heads(devices: int, monkeypatch: pytest.Mon
         np.testing.assert_array_equal(row[1], attention_maps.overlay(seen, heads.mean(0)))
         for column, head in zip(row[2:], heads, strict=True):
             np.testing.assert_array_equal(column, attention_maps.overlay(seen, head))
+
+
+def test_entropy_is_1_for_equal_attention_and_0_for_one_patch() -> None:
+    assert attention.evenness(np.full((2, 3, 4, 5), 0.05)) == pytest.approx(1)
+    one = np.zeros((2, 3, 4, 5))
+    one[..., 1, 2] = 0.3  # What is left is the class token's own.
+    assert attention.evenness(one) == 0
+    assert attention.evenness(np.stack([np.full((3, 4, 5), 0.05), one[0]])) == pytest.approx(0.5)
 
 
 def test_it_is_a_picture() -> None:

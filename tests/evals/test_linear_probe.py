@@ -8,7 +8,7 @@ import pytest
 from tests.evals import probed
 from tests.evals.fake import World
 from vitfm.config import ConfigError
-from vitfm.evals import embeddings, linear_probe
+from vitfm.evals import embeddings, linear_probe, probing
 from vitfm.evals.linear_probe import Choice
 
 LENGTHS = {"learning_rates": [0.1, 1.0], "minibatch_size": 50}  # The same shapes in many tests, so few compilations.
@@ -127,9 +127,9 @@ def test_ties_and_nans_count_against() -> None:
 
 
 def test_the_interval_is_wilsons() -> None:
-    assert linear_probe.wilson(8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-4)
-    assert linear_probe.wilson(0, 10) == pytest.approx((0, 0.27754), abs=1e-4)
-    assert linear_probe.wilson(10, 10) == pytest.approx((0.72246, 1), abs=1e-4)
+    assert probing.wilson(8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-4)
+    assert probing.wilson(0, 10) == pytest.approx((0, 0.27754), abs=1e-4)
+    assert probing.wilson(10, 10) == pytest.approx((0.72246, 1), abs=1e-4)
 
 
 def test_standardisation_keeps_digits_beside_a_large_mean() -> None:

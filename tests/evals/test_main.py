@@ -73,7 +73,7 @@ def test_evaluators_by_module_join_the_run(workdir: pathlib.Path) -> None:
     new = {name: value for name, value in result(workdir).items() if name not in old}
     kinds = ("knn/top1_k3", "knn/top1", "linear_probe/top1_low", "fewshot/top1_1shot", "features/rows")
     assert new.keys() >= {f"{ema}{PREFIX}/{kind}" for kind in kinds for ema in ("", "ema/")}
-    added = rows(workdir)[-4:]  # One an evaluator, but none for pictures alone.
+    added = rows(workdir)[-5:]  # One an evaluator.
     assert {name: value for row in added for name, value in row.items() if name in new} == new
     assert {path.name for path in (workdir / "pictures").iterdir()} - pictures == {
         f"{ema}{PREFIX}__attention_{TOTAL:08d}.png" for ema in ("", "ema__")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -14,6 +15,7 @@ from vitfm import models
 from vitfm.config import ConfigError
 from vitfm.models import attention, dot_product, position, stem, vit
 from vitfm.models.transformer import Transformer
+from vitfm.parallel import mesh as meshes
 
 SMALL: dict[str, Any] = {"image_size": 32, "patch_size": 8, "hidden_dim": 16, "depth": 1, "num_heads": 2}
 
@@ -151,6 +153,37 @@ def test_splash_attention_is_the_plain_one():
     plain = jax.nn.dot_product_attention(*(x.transpose(0, 2, 1, 3) for x in (query, key, value))).transpose(0, 2, 1, 3)
     found = attention.splash(query, key, value, interpret=True)
     np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [8, 3])
+def test_splash_attention_on_a_mesh_is_the_plain_one(batch: int):
+    """Each device has its own examples, and all of them where they do not divide, as where a model is initialised."""
+    mesh = meshes.make(data=2, fsdp=4)
+    arrays = [some(batch, 2, 20, 8, seed=seed) for seed in range(3)]
+    kernels = {"splash": functools.partial(attention.splash, interpret=True), "plain": dot_product.attend}
+    found = {}
+    for name, kernel in kernels.items():
+        loss = lambda *x, kernel=kernel: jnp.square(kernel(*x, None, None)).sum()
+        step = meshes.under(mesh, jax.value_and_grad(loss, (0, 1, 2)))
+        found[name] = jax.jit(step, out_shardings=meshes.replicated(mesh))(*arrays)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found["splash"], found["plain"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"scan": True, "drop_path_rate": 0.5}, {"window_size": 2, "global_blocks": (1,)}, {"position": "rope"}]
+)
+def test_tokens_of_one_matrix_or_not_give_the_same(options: dict):
+    """CPUs have them as one matrix, TPUs by image."""
+    images, found = some(3, 24, 24, 3), {}
+    keys = jax.random.split(jax.random.key(1), 3)
+    for platform in ("cpu", "tpu"):
+        model = vit.make(**{**SMALL, "depth": 2, "platform": platform, **options})
+        params = jax.jit(model.init)(jax.random.key(0), images)
+        loss = lambda params, model=model: jnp.square(model.apply(params, images, None, keys).tokens).sum()
+        found[platform] = jax.jit(jax.value_and_grad(loss))(params)
+        shapes = str(jax.make_jaxpr(loss)(params))
+        assert ("f32[27,64]" in shapes) == (platform == "cpu")  # The hidden layer of 27 tokens.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found["cpu"], found["tpu"])
 
 
 def test_attention_that_cannot_run_here_is_refused():

@@ -146,6 +146,12 @@ def test_values_are_those_of_dino():
     np.testing.assert_allclose(course("linear", 0.04, 0.07, "50%")[[0, 75, 150, 151]], [0.04, 0.055, 0.07, 0.07])
 
 
+@pytest.mark.parametrize(("length", "steps"), [("80%", 240), (7, 7), (300, 300)])
+def test_a_switch_is_at_its_end_from_its_step_on(length: config.Duration, steps: int):
+    values = course("switch", 0.0, 0.25, length)
+    assert not values[:steps].any() and (values[steps:] == 0.25).all()
+
+
 def test_a_value_of_a_traced_step():
     momentum = value({"name": "cosine", "start": 0.5, "end": 1.0, "length": "2 epochs"})
     traced = jax.jit(jax.vmap(momentum))(jnp.arange(60))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.parity.reference import CLIP, relative_error, timm, torch
+from tests.parity.reference import CLIP, CoCa, relative_error, timm, torch
 from vitfm import models, tree
 from vitfm.data.pipeline import Facts
 from vitfm.interop import channels, texts, weights
@@ -107,7 +107,7 @@ def facts(case: Case, config: Mapping[str, Any], channels: int) -> Facts:
     text = {} if case.text is None else case.text
     length = text["text"].shape[1] if text else 0
     vocabulary = (config.get("text_config") or config.get("model_cfg", {}).get("text_cfg", {})).get("vocab_size", 0)
-    return Facts(case.image[0], channels, vocabulary, length, tuple(map(str, range(count))))
+    return Facts(case.image[0], channels, vocabulary, length, tuple(map(str, range(count))), bos_id=1)
 
 
 def padded(
@@ -153,7 +153,7 @@ class Pair:
         self.rng = rng
 
     def _overridden(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        key = "image" if spec["name"] in ("clip", "siglip") else "model"
+        key = "image" if spec["name"] in ("clip", "siglip", "coca") else "model"
         return {**spec, key: {**spec[key], **self.case.options}}
 
     def _channels(self) -> int:
@@ -165,7 +165,7 @@ class Pair:
     @property
     def tower(self) -> Any:
         """Our encoder alone."""
-        key = "image" if self.spec["name"] in ("clip", "siglip") else "model"
+        key = "image" if self.spec["name"] in ("clip", "siglip", "coca") else "model"
         return models.make(self.spec[key], where=f"objective.{key}", dtype=jnp.float32)
 
     def is_unused(self, name: str) -> bool:
@@ -238,7 +238,8 @@ class Pair:
             arguments = {"num_classes": written["num_classes"], **written["model_args"]}
             made = timm.create_model(written["architecture"], **arguments)
         else:
-            made = CLIP(**written["model_cfg"])
+            written["model_cfg"].pop("custom_text", None)  # It chooses the class.
+            made = (CoCa if "multimodal_cfg" in written["model_cfg"] else CLIP)(**written["model_cfg"])
         return made.eval()
 
 

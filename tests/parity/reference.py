@@ -39,12 +39,14 @@ import lightly.models  # noqa: E402
 import open_clip  # noqa: E402
 import timm  # noqa: E402
 import transformers  # noqa: E402
+from open_clip.coca_model import CoCa  # noqa: E402
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg  # noqa: E402
 
 __all__ = [
     "CLIP",
     "CLIPTextCfg",
     "CLIPVisionCfg",
+    "CoCa",
     "lightly",
     "open_clip",
     "randomise",

@@ -15,12 +15,13 @@ from vitfm.data import labels, sources, tokenizer, views
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """(example, generator) -> arrays: `image` uint8 [S,S,C] or `views`, and for training all that comes with it.
+    """(example, generator) -> arrays: `image` uint8 [S,S,C], `views` or both, and for training all that comes with it.
 
     Attributes:
       image: the feature that holds the image.
       cut: makes `image` of it...
       views: ... unless this makes `views`, name -> uint8 [V,h,w,C].
+      both: `image` beside `views`, then.
       label: makes `label`, int32 [] or float32 [K].
       weight: the feature that `weight`, float32 [], holds.
       caption, tokenize: make `text` [T] and `text_mask` [T].
@@ -35,12 +36,14 @@ class Load:
     caption: Callable[[Mapping[str, Any], np.random.Generator], str] | None = None
     tokenize: tokenizer.Tokenizer | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    both: bool = False
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        if self.views is None:
-            arrays = {"image": self.cut(example[self.image], rng)}
-        else:
-            arrays = {"views": self.views.cut(example[self.image], rng)}
+        arrays: dict[str, Any] = {}
+        if self.views is None or self.both:
+            arrays["image"] = self.cut(example[self.image], rng)
+        if self.views is not None:
+            arrays["views"] = self.views.cut(example[self.image], rng)
         if self.label is not None:
             arrays["label"] = self.label(example)
         if self.weight is not None:

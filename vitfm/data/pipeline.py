@@ -33,6 +33,8 @@ class Facts:
       text_length: tokens a text is padded to; 0 without text.
       classes: names of the labels, in the order of their indices; none without labels.
       multi_label: an example may have several labels: `label` is float32 [B,K] instead of int32 [B].
+      mean, std: of the normalisation, by channel or one for all: image * std + mean is in [0, 1].
+      bos_id, eos_id, pad_id: the tokenizer's beginning, which not all have, end and padding.
     """
 
     image_size: int
@@ -41,6 +43,11 @@ class Facts:
     text_length: int
     classes: tuple[str, ...] = ()
     multi_label: bool = False
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    bos_id: int | None = None
+    eos_id: int | None = None
+    pad_id: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -147,6 +154,7 @@ def make(
     evaluation: Mapping[str, Any] | None = None,
     patches: Mapping[str, Any] | None = None,
     views: Mapping[str, Mapping[str, Any]] | None = None,
+    keep_image: bool = False,
     label: Mapping[str, Any] | None = None,
     balance: Mapping[str, Any] | None = None,
     weight: str | None = None,
@@ -176,6 +184,7 @@ def make(
         for images of one size.
       views: name -> options of `vitfm.data.views.view`: training batches have `views`, name -> [B,V,h,w,C], for
         `image`. None for none.
+      keep_image: batches have `image`, too, cut and augmented as `crop` and `augment` say, beside `views`.
       label: options of `vitfm.data.labels.make`, `feature` among them: the column `label`. The classes are known once
         the source is opened, unless the options name them; without a label it is opened by `train_loader` only.
       balance: options of `vitfm.data.balance.make`: so many images of each class in a batch; None for any.
@@ -224,15 +233,18 @@ def make(
         tokenize.length if tokenize else 0,
         classes.classes if classes else (),
         classes.multi_label if classes else False,
+        tuple(augment.get("mean", augmentation.MEAN)),
+        tuple(augment.get("std", augmentation.STD)),
+        *((tokenize.bos_id, tokenize.eos_id, tokenize.pad_id) if tokenize else ()),
     )
     return Data(
         facts,
         source,
         tokenize,
-        train if several is None else several.preprocess,
+        _preprocess(train, several, keep_image),
         evaluate,
         functools.partial(augmentation.to_pixels, **normalisation),
-        Load(image, random_cut, several, classes, weight, caption, tokenize, dict(columns)),
+        Load(image, random_cut, several, classes, weight, caption, tokenize, dict(columns), keep_image),
         Load(image, centre),
         image,
         alpha,
@@ -267,6 +279,19 @@ def _centre(image_size: int, options: Mapping[str, Any] | None) -> images.Transf
     if options is None:
         return images.cutter(image_size, None, path="data.crop")
     return config.call(_evaluation.make, options, where="data.evaluation", image_size=image_size)
+
+
+def _preprocess(train: Callable[..., Any], several: views.Views | None, keep_image: bool) -> Callable[..., Any]:
+    """Of training batches: `train` of `image`, and what makes `views` ready, by draws that have nothing in common.
+
+    Raises:
+      ConfigError: `image` is kept beside no views.
+    """
+    if several is None:
+        if keep_image:
+            raise ConfigError("config.data.keep_image = True keeps `image` beside config.data.views: there are none.")
+        return train
+    return (lambda batch, keys: several.preprocess(train(batch, keys), keys)) if keep_image else several.preprocess
 
 
 def _mixing(options: Mapping[str, Any], facts: Facts, several: views.Views | None) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from vitfm.metrics import attention_maps, pictures
 
 
 def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> base.Evaluate:
-    """A picture of rows: the image, the mean of the heads' attention over it, and each head's.
+    """A picture of rows: the image, the mean of the heads' attention over it, and each head's; and `entropy`.
 
     Args:
       source: images.
@@ -35,5 +35,18 @@ def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> 
             rows.append([seen, *(attention_maps.overlay(seen, one) for one in row)])
         titles = ("image", "mean", *(f"head {number}" for number in range(1, heads.shape[1] + 1)))
         yield f"{prefix}/attention", pictures.image_rows(titles, rows)
+        yield f"{prefix}/attention/entropy", evenness(heads)
 
     return evaluate
+
+
+def evenness(maps: np.ndarray) -> float:
+    """The mean entropy of attention over patches, [..., h, w], over that of equal attention to all.
+
+    1 where heads look everywhere alike, 0 where each looks at one patch: near either end attention tells little, and
+    a fall towards 0 in training goes with instability (Zhai et al. 2023, arXiv:2303.06296).
+    """
+    rows = maps.reshape(-1, maps.shape[-2] * maps.shape[-1]).astype(np.float64)
+    shares = rows / rows.sum(-1, keepdims=True)
+    entropy = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(-1)
+    return float(entropy.mean() / np.log(rows.shape[-1]))

@@ -41,6 +41,7 @@ class Context:
       open_source: name -> a random-access sequence of examples.
       batches: (source, batch_size) -> global batches of `image` and `valid`, each example once, padded.
       tokenize: texts -> (ids [B,T], mask [B,T]); None without text.
+      decode: the ids of a text -> the text; None without text.
       picture: example -> its image, uint8 [H,W,3], for people.
       devices: a batch is split among them.
       where: the evaluator's path in the recipe, for messages.
@@ -64,6 +65,7 @@ class Context:
     classes: Sequence[str] = ()
     multi_label: bool = False
     to_pixels: Callable[[np.ndarray], np.ndarray] | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
     on_devices: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit
     mesh: jax.sharding.Mesh | None = None
     directory: pathlib.Path = pathlib.Path()

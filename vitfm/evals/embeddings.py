@@ -17,12 +17,16 @@ def of_images(
     batch_size: int,
     function: str = "embed_image",
 ) -> np.ndarray:
-    """[N, ...] float32, row i for example i of `source`: what the predict function of images gives for it."""
+    """[N, ...], row i for example i of `source`: what the predict function of images gives for it.
+
+    Float32, but for codes and token ids, which are int32.
+    """
     rows = np.empty(())
     for start, batch in zip(range(0, len(source), batch_size), context.batches(source, batch_size), strict=True):
-        found = np.asarray(context.predict[function](params, batch["image"]), np.float32)
+        found = np.asarray(context.predict[function](params, batch["image"]))
+        found = found if found.dtype == np.int32 else found.astype(np.float32)
         if not start:  # Filled in place: two copies of the features of a large set may not fit.
-            rows = np.empty((len(source), *found.shape[1:]), np.float32)
+            rows = np.empty((len(source), *found.shape[1:]), found.dtype)
         rows[start : start + batch_size] = found[: len(source) - start]  # The padding is behind the last example.
     return rows
 

@@ -7,7 +7,6 @@ that it was chosen by; here a part of the training images chooses, and the chose
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vitfm.config import ConfigError
-from vitfm.evals import base, embeddings
+from vitfm.evals import base, embeddings, probing
 
 _MOMENTUM = 0.9
 
@@ -89,15 +87,9 @@ def make(
     context.need("linear_probe", "features")
     batch_size = context.batch_size(batch_size)
     context.batch_size(minibatch_size)
-    positive = {"blocks": blocks, "learning_rates": learning_rates, "epochs": [epochs]}
-    for name, values in positive.items():
-        if not values or min(values) <= 0:
-            raise ConfigError(f"config.{context.where}.{name} = {values!r}: at least one, and all above 0.")
+    probing.check(context, blocks=blocks, learning_rates=learning_rates, epochs=[epochs])
     train_labels, test_labels, classes = context.labels(label, train, test)
-    order = np.random.default_rng(0).permutation(len(train_labels))
-    held, kept = order[: round(heldout * len(order))], order[round(heldout * len(order)) :]
-    if not len(held) or not len(kept):
-        raise ConfigError(f"config.{context.where}.heldout = {heldout} leaves one part of {len(order)} images empty.")
+    order, held, kept = probing.divided(context, len(train_labels), heldout)
     lengths = {"classes": len(classes), "epochs": epochs, "minibatch_size": minibatch_size}
 
     def evaluate(params: Any) -> Iterator[tuple[str, base.Value]]:
@@ -110,12 +102,7 @@ def make(
         probe = fit(context, features, train_labels, order, [choice], [rate], **lengths)
         test_features = embeddings.features_of(context, params, test, batch_size)
         rank = ranks(context, probe, test_features, test_labels, np.arange(len(test_labels)))[0, 0]
-        for k in (1, 5):
-            if k < len(classes):
-                yield f"{prefix}/linear_probe/top{k}", float((rank < k).mean())
-        low, high = wilson(int((rank < 1).sum()), len(rank))
-        yield f"{prefix}/linear_probe/top1_low", low
-        yield f"{prefix}/linear_probe/top1_high", high
+        yield from probing.accuracies(f"{prefix}/linear_probe", rank, len(classes))
         yield f"{prefix}/linear_probe/heldout_top1", float(accuracy[best])
         yield f"{prefix}/linear_probe/learning_rate", float(rate)
         yield f"{prefix}/linear_probe/blocks", float(choice.blocks)
@@ -156,12 +143,11 @@ def fit(
     kernels = {choice: np.zeros((choice.width(width), len(rates), classes), np.float32) for choice in choices}
     state = kernels, kernels
     steps = max(1, round(epochs * len(rows) / minibatch_size))
-    passes = range(-(-steps * minibatch_size // len(rows)))
-    order = np.concatenate([np.random.default_rng(number).permutation(rows) for number in passes])
+    order = probing.stream(rows, steps, minibatch_size)
     scaled = np.array(rates) * minibatch_size / 256
     for step in range(steps):
-        taken, weight = _padded(order[step * minibatch_size : (step + 1) * minibatch_size], context.devices)
-        now = (scaled * (1 + math.cos(math.pi * step / steps)) / 2).astype(np.float32)
+        taken, weight = probing.padded(order[step * minibatch_size : (step + 1) * minibatch_size], context.devices)
+        now = (scaled * probing.cosine(step, steps)).astype(np.float32)
         state = update((*state, now, mean, deviation), features[taken], labels[taken], weight)
         jax.block_until_ready(state)  # XLA's collectives over several CPU devices deadlock from two steps on.
     return Probe(state[0], mean, deviation)
@@ -174,22 +160,9 @@ def ranks(
     size = context.batch_size(256)
     rank, found = context.on_devices(_ranks), []
     for start in range(0, len(rows), size):
-        taken, weight = _padded(rows[start : start + size], size)
+        taken, weight = probing.padded(rows[start : start + size], size)
         found.append(np.asarray(rank(probe, features[taken], labels[taken]))[..., weight > 0])
     return np.concatenate(found, axis=-1)
-
-
-def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The interval of the share `right / count` at 95% (Wilson 1927)."""
-    centre = (right + z**2 / 2) / (count + z**2)
-    half = z / (count + z**2) * math.sqrt(right * (count - right) / count + z**2 / 4)
-    return centre - half, centre + half
-
-
-def _padded(rows: np.ndarray, multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows up to a multiple of a number, and their weights: 1, and 0 where a row only fills up."""
-    missing = -len(rows) % multiple
-    return np.append(rows, rows[:1].repeat(missing)), np.repeat(np.float32([1, 0]), [len(rows), missing])
 
 
 def _updated(whole: Any, features: jax.Array, labels: jax.Array, weight: jax.Array) -> Any:
@@ -216,8 +189,7 @@ def _ranks(probe: Probe, features: jax.Array, labels: jax.Array) -> jax.Array:
 
     def rank(kernel: jax.Array, x: jax.Array) -> jax.Array:
         logits = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
-        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        return (~(logits < own)).sum(1) - 1
+        return probing.rank(logits, labels)
 
     ranked = jax.vmap(rank, in_axes=(1, None))
     return jnp.stack([ranked(kernel, choice.of(features)) for choice, kernel in probe.kernels.items()])

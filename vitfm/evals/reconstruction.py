@@ -10,7 +10,7 @@ from vitfm.metrics import pictures
 
 
 def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> base.Evaluate:
-    """A picture of rows: original, what the encoder sees of it, reconstruction.
+    """A picture of rows: original, what the encoder sees of it where that is less, reconstruction.
 
     Args:
       source: images.
@@ -26,7 +26,7 @@ def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> 
 
     def evaluate(params: Any) -> Iterator[tuple[str, base.Value]]:
         found = embeddings.of_images(context, params, chosen, batch_size, "reconstruct")
-        titles = ("original", "visible", "reconstruction")
+        titles = ("original", "reconstruction") if found.shape[1] == 2 else ("original", "visible", "reconstruction")
         yield f"{prefix}/reconstruction", pictures.image_rows(titles, context.to_pixels(found))
 
     return evaluate

@@ -21,7 +21,8 @@ def of(found: folder.Folder) -> int:
     if found.format == "big_vision":
         return next(shape[2] for name, shape in found.tensors.shapes.items() if name.endswith("embedding/kernel"))
     config = found.config.get("vision_config") or found.config
-    return config.get("num_channels") or (config.get("model_args") or {}).get("in_chans") or 3
+    own = config.get("num_channels") or config.get("input_channels")
+    return own or (config.get("model_args") or {}).get("in_chans") or 3
 
 
 def normalised(
@@ -106,4 +107,4 @@ def written(theirs: dict[str, Any], channels: int) -> dict[str, Any]:
         return {**theirs, "model_args": {**theirs["model_args"], "in_chans": channels}}
     if "vision_config" in theirs:
         return {**theirs, "vision_config": {**theirs["vision_config"], "num_channels": channels}}
-    return {**theirs, "num_channels": channels}
+    return {**theirs, "input_channels" if "input_channels" in theirs else "num_channels": channels}

@@ -25,7 +25,7 @@ from vitfm.data.tokenizer import Tokenizer
 from vitfm.interop import channels as channels_lib
 from vitfm.interop import folder, imported, preprocessing, published, texts, weights
 from vitfm.metrics import files
-from vitfm.objectives import aim, base
+from vitfm.objectives import aim, base, beit
 
 Format = Literal["transformers", "timm", "open_clip"]
 FORMATS = ("transformers", "timm", "open_clip")
@@ -49,14 +49,23 @@ _FAMILIES = {  # Our model -> the families that may know it, in the order in whi
     "resnet": ("resnet",),
     "bit": ("bit",),
     "swin": ("swin", "swinv2"),
+    "dvae": ("flava_image_codebook",),
 }
-_OBJECTIVES = {"clip": ("clip",), "siglip": ("siglip", "siglip2"), "mae": ("vit_mae",)}
+_OBJECTIVES = {
+    "clip": ("clip",),
+    "siglip": ("siglip", "siglip2"),
+    "coca": ("coca",),
+    "mae": ("vit_mae",),
+    "dvae": ("flava_image_codebook",),
+}
 # What objectives make of an encoder that does not say otherwise; see their `make`.
 _ENCODERS = {
     "mae": {"name": "vit", "position": "sincos", "pool": "cls"},
     "siglip": {"name": "vit", "pool": "map"},
     "simmim": {"mask_token": True},
     "aim": aim.PLAIN,
+    "beit": beit.BIASED,
+    "dvae": {"name": "dvae"},
 }
 
 
@@ -250,6 +259,8 @@ def _state_of(objective: Mapping[str, Any], state: Mapping[str, Any]) -> dict[st
     encoder = _encoder(params)
     if objective.get("model", {}).get("mask_token") is False:
         encoder = {name: array for name, array in encoder.items() if name != "mask_token"}
+    if objective["name"] == "dvae":  # The decoder has no place there.
+        return {"params": {name: params[name] for name in ("encoder", "head")}, "extra": extra}
     if objective["name"] != "backbone":
         return {"params": {**params, "encoder": encoder} if "encoder" in params else params, "extra": extra}
     return {"params": {"encoder": encoder}, "extra": {k: v for k, v in extra.items() if k == "batch_stats"}}
@@ -284,4 +295,5 @@ def _configs(
     if "id2label" in theirs:
         theirs = {**theirs, "id2label": {str(i): name for i, name in enumerate(names)}}
         theirs["label2id"] = {name: i for i, name in enumerate(names)}
-    return {folder.CONFIG: {**theirs, "dtype": dtype}, folder.PROCESSOR: preprocessing.to_transformers(data)}
+    kind = "Flava" if model.objective["name"] == "dvae" else "Bit"
+    return {folder.CONFIG: {**theirs, "dtype": dtype}, folder.PROCESSOR: preprocessing.to_transformers(data, kind)}

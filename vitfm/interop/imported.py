@@ -158,6 +158,8 @@ def family(found: folder.Folder) -> str:
         return name
     if found.format == big_vision.FORMAT:
         return "siglip" if any(name.startswith("txt/") for name in found.tensors) else "vit"
+    if found.format == "open_clip" and "multimodal_cfg" in found.config.get("model_cfg", {}):
+        return "coca"
     if found.format == "open_clip":
         return "siglip" if "init_logit_bias" in found.config.get("model_cfg", {}) else "clip"
     architecture = f"{found.config['architecture']}.{found.config.get('pretrained_cfg', {}).get('tag') or ''}"

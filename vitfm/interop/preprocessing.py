@@ -26,7 +26,9 @@ _PROCESSORS = {
     "Bit": (3, _CLIP, False),
     "DINOv3ViT": (2, _IMAGENET, True),
     "Siglip2": (2, (_HALF, _HALF), True),
+    "Flava": (1, ((0.0,) * 3, (1.0,) * 3), True),
 }
+_CODEBOOK = "codebook_"  # Options of FLAVA's processor that begin so are those of its tokenizer's images.
 
 
 def transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in _PROCESSORS:
         known = ", ".join(f"{known}ImageProcessor" for known in _PROCESSORS)
         raise ConfigError(f"preprocessor_config.json: image_processor_type = {name!r} is not known; there are {known}.")
+    if kind == "Flava":
+        processor = _of_codebook(processor)
     for key in ("do_resize", "do_rescale"):
         if not processor.get(key, True):
             raise ConfigError(
@@ -63,6 +67,24 @@ def transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
         return {"image_size": math.isqrt(count) * patch_size, "crop": None, "patches": cut, "augment": augment}
     size = _transformers_size(kind, processor, square)
     return _data(**size, interpolation=_FILTERS[resampling], centre="floor", mean=mean, std=std)
+
+
+def _of_codebook(processor: Mapping[str, Any]) -> dict[str, Any]:
+    """What FLAVA's processor does with the images of its tokenizer, as options that others have, too.
+
+    Raises:
+      ConfigError: pixels are not in [0, 1], mapped to [0.1, 0.9], which `vitfm.objectives.dvae` does itself.
+    """
+    wanted = {"do_map_pixels": True, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    own = {"size": 112, "crop_size": {"height": 112, "width": 112}, "do_center_crop": True}
+    own |= {key.removeprefix(_CODEBOOK): value for key, value in processor.items() if key.startswith(_CODEBOOK)}
+    for key, value in wanted.items():
+        found = own.get(key, value)
+        if found != value if key == "do_map_pixels" else set(map(float, found)) != set(value):
+            raise ConfigError(
+                f"preprocessor_config.json: {_CODEBOOK}{key} = {found!r} is not supported; vitfm's dvae has {value!r}."
+            )
+    return own
 
 
 def _transformers_size(kind: str, processor: Mapping[str, Any], square: bool) -> dict[str, Any]:
@@ -174,12 +196,19 @@ def to_transformers(data: Mapping[str, Any], kind: str = "Bit") -> dict[str, Any
 
     Args:
       data: `evaluation` and `augment`.
-      kind: the processor: "Bit", of which every step is an option, or another whose steps can say it.
+      kind: the processor: "Bit", of which every step is an option, or another whose steps can say it; of "Flava" it
+        is the tokenizer's part, to which the recipe's normalisation makes no difference.
     """
     if "patches" in data:
         return _to_siglip2(data)
     evaluation, augment = data["evaluation"], data["augment"]
     size, crop = evaluation["size"], evaluation["crop"]
+    if kind == "Flava":
+        channels = len(augment["mean"])
+        pixels = {**data, "augment": {"mean": [0.0] * channels, "std": [1.0] * channels}}
+        plain = {key: value for key, value in to_transformers(pixels).items() if key != "image_processor_type"}
+        named = {f"{_CODEBOOK}{key}": value for key, value in plain.items() if key != "do_convert_rgb"}
+        return {"image_processor_type": "FlavaImageProcessor", **named, f"{_CODEBOOK}do_map_pixels": True}
     return {
         "image_processor_type": f"{kind}ImageProcessor",
         "do_convert_rgb": True,

@@ -24,6 +24,12 @@ def read(found: folder.Folder, objective: Mapping[str, Any], notes: list[str]) -
         data = preprocessing.open_clip(found.config)
     elif found.processor is not None:
         data = preprocessing.transformers(found.processor)
+    elif found.config.get("model_type") == "flava_image_codebook":
+        data = preprocessing.transformers({"image_processor_type": "FlavaImageProcessor"})
+        notes.append(
+            f"There is no {folder.PROCESSOR}: images are resized to {data['image_size']} pixels a side, as by "
+            "transformers' FlavaImageProcessor for this model; a code is of 8 x 8 of them."
+        )
     elif found.format == big_vision.FORMAT:
         data = preprocessing.assumed(spec["image_size"], *[[0.5] * channels_lib.of(found)] * 2)
         notes.append(

@@ -10,7 +10,7 @@ from vitfm.data.pipeline import Facts
 from vitfm.data.tokenizer import Tokenizer
 from vitfm.interop import folder
 
-_LENGTHS = {"clip": 77, "siglip": 64}  # Of texts, where a configuration does not say.
+_LENGTHS = {"clip": 77, "siglip": 64, "coca": 77}  # Of texts, where a configuration does not say.
 # SigLIP read texts in lower case, whatever the tokenizer.json does with them; Gemma's is that of SigLIP 2.
 _LOWERCASE = ("SiglipTokenizer", "Siglip2Tokenizer", "GemmaTokenizer", "GemmaTokenizerFast")
 
@@ -55,6 +55,10 @@ def with_texts(theirs: dict[str, Any], facts: Facts, special: Mapping[str, Any])
         if end != facts.vocab_size - 1:  # It reads a text at its highest id unless told where.
             texts |= {"pool_type": "eos", "eos_id": end}
         theirs["model_cfg"]["text_cfg"] |= texts
+    if "multimodal_cfg" in theirs.get("model_cfg", {}):  # CoCa, whose class token leaves out padding by its id.
+        theirs["model_cfg"]["text_cfg"] |= {"pad_id": special.get("pad_token_id", 0)}
+        sizes = {"vocab_size": facts.vocab_size, "context_length": facts.text_length}
+        theirs["model_cfg"]["multimodal_cfg"] |= sizes
     return theirs
 
 

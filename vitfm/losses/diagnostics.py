@@ -2,8 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Where a metric stays while a model learns.
+
+    Attributes:
+      why: what it tells outside of it.
+      least, most: the range's ends, both inside.
+      when: the metric that is 1 in steps in which this one is measured, and 0 in the others; "" where it always is.
+    """
+
+    why: str
+    least: float = -math.inf
+    most: float = math.inf
+    when: str = ""
+
+
+ONE_VECTOR = "the features are about to be one and the same for every image"
+# Of the metrics below by the names that objectives give them; far outside what any recipe of configs/ is seen at.
+RANK = {"effective_rank": Range(ONE_VECTOR, least=2.0)}
+VIEWS = RANK | {"uniformity": Range(ONE_VECTOR, most=-0.1)}
+CODES = {"code_use": Range("nearly all patches have the same few codes", least=0.02)}
+
+
+def of_teacher(prototypes: int) -> dict[str, Range]:
+    """Ranges of the metrics of a teacher's distributions over so many prototypes."""
+    most = math.log(prototypes)
+    return RANK | {
+        "teacher_entropy": Range(
+            f"between one prototype for all images, 0, and no choice at all, {most:.2f}, neither teaches anything",
+            least=0.01 * most,
+            most=0.99 * most,
+        )
+    }
 
 
 def entropy(probabilities: jax.Array) -> jax.Array:
@@ -40,6 +78,17 @@ def prototype_use(probabilities: jax.Array) -> jax.Array:
 def perplexity(probabilities: jax.Array) -> jax.Array:
     """How many prototypes the mean of distributions [..., K] spreads over, from 1 to K."""
     return jnp.exp(entropy(probabilities.reshape(-1, probabilities.shape[-1]).mean(0)))
+
+
+def of_codes(codes: jax.Array, count: int) -> dict[str, jax.Array]:
+    """Metrics of a tokenizer's codes, int [...], of `count` there are.
+
+    `code_use` is the share of the codes that occur, of those that could: min(count, positions); `code_perplexity` is
+    how many they spread over, from 1 to `count`.
+    """
+    times = jnp.zeros(count).at[codes.reshape(-1)].add(1)
+    spread = jnp.exp(entropy(times / codes.size))
+    return {"code_use": (times > 0).sum() / min(count, codes.size), "code_perplexity": spread}
 
 
 def alignment(one: jax.Array, other: jax.Array) -> jax.Array:

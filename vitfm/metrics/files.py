@@ -18,6 +18,7 @@ METRICS = "metrics.jsonl"
 RESULT = "result.json"
 CONFIG = "config.json"
 PICTURES = "pictures"
+WARNING = "warning/"  # Before the name of a metric in rows where it was outside of its range.
 ROW_KEYS = ("step", "examples", "seconds")  # What every row of metrics has beside its metrics.
 
 _PICTURE = re.compile(r"(?P<name>.+)_(?P<step>\d{8,})\.png")

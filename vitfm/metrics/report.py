@@ -90,6 +90,7 @@ def _page(run: runs_lib.Run) -> str:
         ],
         run=run,
         facts=[(label, value) for label, value in facts(run).items() if value],
+        warnings=[_warning(name, series) for name, series in run.warnings.items()],
         headlines=_headlines(run),
         tables=tables,
         pictures=[{"name": p.name, "step": p.step, "uri": data_uri(p.path)} for p in run.pictures],
@@ -114,6 +115,14 @@ def facts(run: runs_lib.Run) -> dict[str, str]:
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return {label: "" if value is None else str(value) for label, value in found.items()}
+
+
+def _warning(name: str, series: runs_lib.Series) -> str:
+    """What a reader should know of a metric that was outside of its range."""
+    steps = (
+        f"steps {series.steps[0]:,} to {series.steps[-1]:,}" if len(series.steps) > 1 else f"step {series.steps[0]:,}"
+    )
+    return f"{name} was outside its healthy range at {steps}, last {text.number(series.values[-1])}."
 
 
 def _headlines(run: runs_lib.Run) -> list[dict[str, Any]]:

@@ -48,6 +48,7 @@ class Run:
     config: Mapping[str, Any]
     result: Mapping[str, Any]
     series: Mapping[str, Series]
+    warnings: Mapping[str, Series]  # of the metrics that were outside of their range, where they were
     last: Mapping[str, Any]  # the last row's step, examples and seconds
     written: datetime.datetime | None  # when the last row was
     pictures: list[Picture]
@@ -81,11 +82,13 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     if config is None and not metrics.exists():
         raise UserError(f"{workdir} is no run directory: it holds neither {files.CONFIG} nor {files.METRICS}.")
     series, last = _series(metrics)
+    told = {name: one for name, one in series.items() if name.startswith(files.WARNING)}
     return Run(
         name=workdir.name,
         config=config or {},
         result=files.read_json(workdir / files.RESULT) or {},
-        series=series,
+        series={name: one for name, one in series.items() if name not in told},
+        warnings={name.removeprefix(files.WARNING): one for name, one in told.items()},
         last=last,
         written=datetime.datetime.fromtimestamp(metrics.stat().st_mtime, datetime.UTC) if metrics.exists() else None,
         pictures=_pictures(workdir / files.PICTURES),

@@ -51,7 +51,7 @@ def check(implementation: Implementation, dtype: jnp.dtype, biased: bool, platfo
 
 
 class Projection(nn.Module):
-    """A linear map to several axes, as one matrix product: [M, D] -> [M, prod(shape)].
+    """A linear map to several axes, as one matrix product: [..., D] -> [..., prod(shape)].
 
     In the product of `nn.DenseGeneral` the axes stay apart: on CPUs XLA then turns the gradient around, element by
     element, before the product with the inputs, for a third of a small ViT's step.
@@ -79,7 +79,7 @@ class Projection(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over B sequences of N tokens given as one matrix: [B*N, D] -> [B*N, D].
+    """Multi-head self-attention over B sequences of N tokens: [B*N, D] -> [B*N, D], or [B, N, D] -> [B, N, D].
 
     The product of queries and keys, the softmax and its sum are float32 whatever the compute dtype.
 
@@ -113,7 +113,7 @@ class Attention(nn.Module):
         """Attends.
 
         Args:
-          x: [B*N, D].
+          x: [B*N, D] or [B, N, D].
           length: N.
           mask: bool [B or 1, N or 1, N], which keys a query sees; None for all.
           bias: [heads, N, N] or [B, heads, N, N], added to the scores.
@@ -125,7 +125,7 @@ class Attention(nn.Module):
         dim = width // heads
         query, key, value = (
             t.reshape(-1, length, heads, dim).transpose(0, 2, 1, 3)
-            for t in jnp.split(self._projected(x, dim), 3, axis=1)
+            for t in jnp.split(self._projected(x, dim), 3, axis=-1)
         )
         if self.qk_norm is not None:
             query = NORMS[self.qk_norm](self.epsilon, self.dtype, name="query_norm")(query)
@@ -136,12 +136,12 @@ class Attention(nn.Module):
         if kept:
             self.sow("intermediates", "weights", dot_product.weights(query, key, bias, mask).astype(self.dtype))
         kernels = {"plain": dot_product.attend, "cudnn": cudnn, "splash": splash}
-        x = kernels["plain" if kept else self.implementation](query, key, value, bias, mask)
-        x = x.transpose(0, 2, 1, 3).reshape(-1, width)
+        out = kernels["plain" if kept else self.implementation](query, key, value, bias, mask)
+        x = out.transpose(0, 2, 1, 3).reshape(x.shape)
         return nn.Dense(width, self.out_bias, self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="out")(x)
 
     def _projected(self, x: jax.Array, dim: int) -> jax.Array:
-        """Queries, keys and values [B*N, 3*D], each head by head."""
+        """Queries, keys and values [..., 3*D], each head by head."""
         shape = (3, self.num_heads, dim)
         x = Projection(shape, self.qkv_bias == "qkv", self.dtype, name="qkv")(x)
         if self.qkv_bias in ("qkv", ""):
@@ -181,7 +181,7 @@ def splash(
 ) -> jax.Array:
     """JAX's splash attention for TPUs over [B, heads, N, dim]; tokens are padded to whole tiles and masked.
 
-    Under a mesh (`jax.set_mesh`) the batch is split over all its axes, as XLA can't split a kernel by itself.
+    Under a mesh (`vitfm.parallel.mesh.under`) each device has its own examples, as XLA can't split a kernel by itself.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
@@ -202,13 +202,13 @@ def splash(
         return jax.vmap(kernel, (0, 0, 0, None))(query, key, value, segments)
 
     pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, padded - length), (0, 0)))
-    return _by_batch(run)(pad(query * dim**-0.5), pad(key), pad(value))[:, :, :length]
+    return _by_batch(run, len(query))(pad(query * dim**-0.5), pad(key), pad(value))[:, :, :length]
 
 
-def _by_batch(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`function` on each device's own examples, where a mesh is set."""
+def _by_batch(function: Callable[..., jax.Array], batch: int) -> Callable[..., jax.Array]:
+    """`function` on each device's own examples under a mesh; on all of them where they do not divide."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function
-    split = jax.sharding.PartitionSpec(mesh.axis_names)
+    split = jax.sharding.PartitionSpec(() if batch % mesh.size else mesh.axis_names)
     return jax.shard_map(function, in_specs=split, out_specs=split, check_vma=False)

@@ -15,7 +15,7 @@ Attend = Callable[[jax.Array, int, Rotation | None], jax.Array]
 
 
 def in_windows(attend: Attend, x: jax.Array, place: Place, size: int) -> jax.Array:
-    """`attend` over each window of `size` x `size` tokens by itself: [B*h*w, D] -> [B*h*w, D].
+    """`attend` over each window of `size` x `size` tokens by itself: [B*h*w, D] or [B, h*w, D] to the same.
 
     Args:
       attend: ([sequences * N, D], N, rotary positions of all their tokens) -> the same shape.
@@ -27,11 +27,11 @@ def in_windows(attend: Attend, x: jax.Array, place: Place, size: int) -> jax.Arr
     whole = padded(place.grid, window)
     rotation = place.rotation
     if rotation is not None:
-        sizes = (place.grid, whole, window, len(x) // (height * width))
+        sizes = (place.grid, whole, window, x.size // (height * width * x.shape[-1]))
         rotation = (_cut_wave(rotation[0], 1, *sizes), _cut_wave(rotation[1], 0, *sizes))
-    x = _filled(x.reshape(-1, height, width, x.shape[-1]), whole)
-    x = join(attend(cut(x, window), size * size, rotation), whole, window)
-    return x[:, :height, :width].reshape(-1, x.shape[-1])
+    cells = _filled(x.reshape(-1, height, width, x.shape[-1]), whole)
+    cells = join(attend(cut(cells, window), size * size, rotation), whole, window)
+    return cells[:, :height, :width].reshape(x.shape)
 
 
 def _filled(x: jax.Array, whole: Pair, value: float = 0.0) -> jax.Array:

@@ -1,4 +1,4 @@
-"""A block's MLP, over tokens given as one matrix."""
+"""A block's MLP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vitfm.models.activations import ACTIVATIONS, Activation
 
 
 class Mlp(nn.Module):
-    """Linear, activation, linear: [M, D] -> [M, D].
+    """Linear, activation, linear: [..., D] -> [..., D].
 
     Attributes:
       hidden_dim: width between the linear maps.

@@ -1,4 +1,4 @@
-"""From a sequence of tokens to one vector by attention."""
+"""From a sequence of tokens to one vector, or to a few, by attention."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vitfm.config import ConfigError
 from vitfm.models.activations import Activation
+from vitfm.models.cross_attention import CrossAttention
 from vitfm.models.mlp import Mlp
-from vitfm.models.norms import NORMS, Norm
+from vitfm.models.norms import NORMS, LayerNorm, Norm
 
 
 class AttentionPool(nn.Module):
@@ -74,3 +76,78 @@ class _Linears(nn.Module):
         kernel = self.param("kernel", drawn, (width, *self.shape))
         bias = self.param("bias", nn.initializers.zeros, self.shape) if self.use_bias else jnp.zeros(self.shape)
         return kernel.reshape(width, -1).astype(self.dtype), bias.reshape(-1).astype(self.dtype)
+
+
+class AttentionalPooler(nn.Module):
+    """Learned queries look at all tokens, or at those of a mask [B, N]: [B, N, C] -> [B, queries, width].
+
+    One layer of multi-head attention (CoCa, Yu et al. 2022, arXiv:2205.01917, section 3.2), with norms of queries and
+    tokens as open_clip has them.
+
+    Attributes:
+      queries: how many.
+      width: of the output.
+      num_heads: they divide `width`.
+      epsilon: of the norms.
+      dtype: compute dtype; parameters are float32.
+    """
+
+    queries: int
+    width: int
+    num_heads: int
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        queries = self.param("query_tokens", nn.initializers.normal(0.02), (self.queries, self.width))
+        queries = LayerNorm(self.epsilon, self.dtype, name="query_norm")(queries[None].astype(self.dtype))
+        x = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
+        return CrossAttention(self.width, self.num_heads, self.dtype, name="attention")(queries, x, mask)
+
+
+class TaskPoolers(nn.Module):
+    """An encoder's tokens as two tasks need them: [B, N, C] -> one vector [B, width], and [B, M, width].
+
+    Attributes:
+      queries, width, num_heads, epsilon, dtype: of the pooler of several queries, see `AttentionalPooler`.
+      kind: where the vector comes from. "cascade", a pooler of one query over what the other gives, and "parallel", one
+        over the encoder's tokens, are CoCa's; "first", the first of the several queries, after a norm and no longer
+        among the tokens, is that of open_clip's published weights.
+    """
+
+    queries: int
+    width: int
+    num_heads: int
+    kind: Literal["cascade", "parallel", "first"] = "cascade"
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        options = (self.width, self.num_heads, self.epsilon, self.dtype)
+        tokens = AttentionalPooler(self.queries, *options, name="several")(x, mask)
+        if self.kind == "first":
+            tokens = LayerNorm(self.epsilon, self.dtype, name="norm")(tokens)
+            return tokens[:, 0], tokens[:, 1:]
+        one = AttentionalPooler(1, *options, name="one")
+        return (one(tokens) if self.kind == "cascade" else one(x, mask))[:, 0], tokens
+
+
+def task_poolers(
+    *,
+    hidden_dim: int,
+    queries: int = 256,
+    num_heads: int = 8,
+    kind: Literal["cascade", "parallel", "first"] = "cascade",
+    epsilon: float = 1e-5,
+    dtype: jnp.dtype = jnp.float32,
+) -> TaskPoolers:
+    """CoCa's poolers; `hidden_dim` is their `width`, see `TaskPoolers`."""
+    least = 2 if kind == "first" else 1
+    if queries < least or hidden_dim % num_heads:
+        raise ConfigError(
+            f"config.objective.pooler: queries = {queries} must be at least {least}, and num_heads = {num_heads} must "
+            f"divide hidden_dim = {hidden_dim}."
+        )
+    return TaskPoolers(queries, hidden_dim, num_heads, kind, epsilon, dtype)

@@ -1,8 +1,8 @@
 """Transformer blocks, shared by the image and the text towers (Vaswani et al. 2017, arXiv:1706.03762).
 
-Tokens travel as one matrix [B*N, D], so that every product is a plain matrix product: on CPUs XLA runs these at twice
-the speed of the same product over [B, N, D]; on TPUs they cost a tenth more bytes, see docs/tpu.md. Only attention
-looks at [B, N, D].
+On CPUs tokens travel as one matrix [B*N, D], so that every product is a plain matrix product, which XLA runs there at
+twice the speed of the same product over [B, N, D]. Elsewhere they stay [B, N, D]: TPUs lay tokens out in tiles, and
+going to and from one matrix copies them, see docs/tpu.md.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Style:
       qk_norm: norm of each head's queries and keys.
       relative_position: biases of the scores by offset, one table for each block or one for all; None for none.
       relative_grid: the grid of patches that these tables are made for.
+      flat: whether tokens travel as one matrix; None for what suits this process's devices.
     """
 
     placement: Literal["pre", "post", "residual"] = "pre"
@@ -61,6 +62,7 @@ class Style:
     attention: Implementation = "plain"
     relative_position: Literal["block", "shared"] | None = None
     relative_grid: Grid = (0, 0)
+    flat: bool | None = None
 
 
 class Block(nn.Module):
@@ -91,7 +93,7 @@ class Block(nn.Module):
         bias: jax.Array | None = None,
         wide: jax.Array | None = None,
     ) -> jax.Array:
-        """`wide`, bool [], lifts the windows of one of several stacked blocks."""
+        """Tokens [B*N, D] or [B, N, D] to the same; `wide`, bool [], lifts the windows of one of several stacked."""
         s = self.style
         if s.relative_position == "block":
             grid = s.relative_grid if self.window is None else (self.window, self.window)
@@ -192,7 +194,9 @@ class Transformer(nn.Module):
         if self.style.relative_position == "shared":
             bias = RelativePosition(self.num_heads, self.style.relative_grid, name="relative_position")(place)
         run = self._scanned if self.scan else self._unrolled
-        outputs = run(options, x.reshape(-1, width), length, mask, keys, rates, last, place, bias)
+        flat = jax.default_backend() == "cpu" if self.style.flat is None else self.style.flat
+        x = x.reshape(-1, width) if flat else x
+        outputs = run(options, x, length, mask, keys, rates, last, place, bias)
         if self.final_norm:
             norm = NORMS[self.style.norm](self.epsilon, self.dtype, name="norm")
             outputs = [norm(output) for output in outputs]

@@ -49,8 +49,14 @@ class TwoTowers:
 
     def embed_image(self, params: Mapping[str, Any], image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """[B,H,W,C] -> float32 [B,D] of norm 1; with `keys` [B] as in training."""
+        return self.read_image(params, image, keys)[0]
+
+    def read_image(
+        self, params: Mapping[str, Any], image: jax.Array, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, models.Features]:
+        """The same, and what the image tower made of it: a caption looks at its tokens."""
         features = self.image.apply({"params": params["image"]["tower"]}, image, keys=keys)
-        return unit(self._projected(params["image"], features.pooled))
+        return unit(self._projected(params["image"], features.pooled)), features
 
     def embed_text(self, params: Mapping[str, Any], text: jax.Array, text_mask: jax.Array) -> jax.Array:
         """[B,T] and its mask -> float32 [B,D] of norm 1."""
@@ -58,7 +64,7 @@ class TwoTowers:
         return unit(self._projected(params["text"], features.pooled))
 
     def embed(
-        self, params: Mapping[str, Any], extra: Any, batch: Mapping[str, jax.Array], key: jax.Array
+        self, params: Mapping[str, Any], extra: Any, batch: Mapping[str, jax.Array], key: jax.Array, step: jax.Array
     ) -> dict[str, jax.Array]:
         """The `embed` of an objective: both embeddings of a batch."""
         return {

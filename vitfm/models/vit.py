@@ -101,7 +101,7 @@ def make(
       norm, norm_placement, layer_scale, qkv_bias, out_bias, qk_norm, gated_mlp, mlp_bias: see `Style`.
       final_norm: a norm after the last block.
       attention: "plain"; "cudnn", for NVIDIA GPUs in bfloat16; "splash", for TPUs.
-      platform: "gpu" or "tpu" where the program is compiled for another machine than this.
+      platform: "cpu", "gpu" or "tpu" where the program is compiled for another machine than this.
       activation, epsilon: of the blocks.
       drop_path_rate: stochastic depth of the last block in training; it grows linearly from 0 at the first.
       patch_dropout: share of the patches that training leaves out, others for each example and step: fewer tokens, so
@@ -165,6 +165,7 @@ def make(
                 attention=attention,
                 relative_position=relative_position,
                 relative_grid=(side, side),
+                flat=platform == "cpu" if platform else None,
             ),
             final_norm,
             window_size,

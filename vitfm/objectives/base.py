@@ -12,6 +12,7 @@ import jax
 
 from vitfm import config
 from vitfm.config import ConfigError
+from vitfm.losses.diagnostics import Range
 from vitfm.models import statistics
 
 Params = Mapping[str, Any]
@@ -79,9 +80,11 @@ class Objective:
         model.
       accumulate: "mean" where averaging the micro-batches' gradients and extras is exact; "cached" where the loss
         couples the batch: then `loss` is `couple` after `embed`; None where accumulation can't be exact.
-      embed: (params, extra, batch, key) -> tree of [B, ...], for "cached": row i depends on example i alone.
+      embed: (params, extra, batch, key, step) -> tree of [B, ...], for "cached": row i depends on example i alone.
       couple: (params, extra, embeddings, batch, step) -> (scalar, Aux), for "cached".
       why_not: for None: the reason, shown to who asks for accumulation.
+      healthy: metric of the loss -> where it stays while the model learns; outside, once a tenth of the run is over,
+        the loop warns.
     """
 
     init: Callable[[jax.Array, Batch], Variables]
@@ -95,6 +98,7 @@ class Objective:
     embed: Callable[..., Any] | None = None
     couple: Callable[..., tuple[jax.Array, Aux]] | None = None
     why_not: str = ""
+    healthy: Mapping[str, Range] = dataclasses.field(default_factory=dict)
 
 
 FROZEN = "frozen_teacher"  # The entry of `extra` that holds a `Teacher`'s parameters.
@@ -155,7 +159,7 @@ def coupled(
     """The objective whose loss is `couple` after `embed`, so that it accumulates "cached"."""
 
     def loss(params: Params, extra: Extra, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Aux]:
-        return couple(params, extra, embed(params, extra, batch, key), batch, step)
+        return couple(params, extra, embed(params, extra, batch, key, step), batch, step)
 
     return Objective(init, loss, predict, "cached", embed=embed, couple=couple, **options)
 
@@ -177,7 +181,8 @@ def coupled_encodings(
       init, couple, predict, **options: of `coupled`.
     """
     if not statistics.has(tower):
-        return coupled(init, lambda *given: encode(*given)[0], couple, predict, **options)
+        embed = lambda params, extra, batch, key, step: encode(params, extra, batch, key)[0]
+        return coupled(init, embed, couple, predict, **options)
 
     def loss(params: Params, extra: Extra, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Aux]:
         encodings, changed = encode(params, extra, batch, key)

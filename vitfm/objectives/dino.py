@@ -113,6 +113,7 @@ def make(
         probes.predictions(encoder),
         accumulate="mean" if centering == "centre" else None,  # Exact: the centre is linear in the batch.
         why_not=NO_PARTS,
+        healthy=diagnostics.of_teacher(prototypes),
         **taught(momentum_at),
     )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from vitfm import models
 from vitfm.config import ConfigError
-from vitfm.losses import distillation
+from vitfm.losses import diagnostics, distillation
 from vitfm.losses.gram import gram
 from vitfm.losses.koleo import koleo
 from vitfm.models import masking, probes
@@ -194,6 +194,7 @@ def make(
         probes.predictions(encoder),
         # Exact: centres are linear in the batch, and each masked view counts alike.
         accumulate="mean" if centering == "centre" and not koleo_weight else None,
+        healthy=diagnostics.of_teacher(prototypes),
         why_not=dino.NO_PARTS if centering == "sinkhorn" else _NO_NEIGHBOURS,
         **(anchoring.following(course) if anchoring else course),
     )

@@ -99,7 +99,7 @@ def make(
         if "pooled" in factors:
             terms["pooled"] = mismatch(said["pooled"], found["pooled"], distance).mean()
         if "patches" in factors:
-            same_grid = _resized(said["patches"], found["patches"].shape[1:3])
+            same_grid = resized(said["patches"], found["patches"].shape[1:3])
             terms["patches"] = mismatch(same_grid, found["patches"], distance).mean()
         if "logits" in factors:
             terms["logits"] = divergence(said["logits"], found["logits"], temperature).mean()
@@ -110,10 +110,10 @@ def make(
     predict = probes.predictions(tower)
     if "logits" in factors:
         predict["logits"] = lambda params, image: mapped(params, "logits", predict["embed_image"](params, image))
-    return base.Objective(init, loss, predict, **statistics.terms(tower))
+    return base.Objective(init, loss, predict, healthy=diagnostics.RANK, **statistics.terms(tower))
 
 
-def _resized(patches: jax.Array, grid: tuple[int, int]) -> jax.Array:
+def resized(patches: jax.Array, grid: tuple[int, int]) -> jax.Array:
     """[B,h,w,D] on another grid, linearly and with antialiasing."""
     shape = (len(patches), *grid, patches.shape[-1])
     return patches if patches.shape == shape else jax.image.resize(patches, shape, "linear", antialias=True)

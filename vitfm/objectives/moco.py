@@ -159,6 +159,7 @@ def make(
         probes.predictions(tower),
         after_update=after_update,
         started=lambda params, extra: {**extra, "teacher": jax.tree.map(jnp.copy, _teacher(params))},
+        healthy=diagnostics.VIEWS,
     )
 
 

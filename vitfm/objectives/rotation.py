@@ -51,7 +51,7 @@ def make(*, model: Mapping[str, Any], data: Any, dtype: jnp.dtype = jnp.float32)
         }
         return value, base.Aux(metrics, changed)
 
-    return base.Objective(init, loss, probes.predictions(tower), **statistics.terms(tower))
+    return base.Objective(init, loss, probes.predictions(tower), healthy=diagnostics.RANK, **statistics.terms(tower))
 
 
 def turned(images: jax.Array) -> jax.Array:

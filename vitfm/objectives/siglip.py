@@ -53,6 +53,13 @@ def make(
       dtype: compute dtype.
     """
     towers = two_towers.towers(completed(image, IMAGE), completed(text, TEXT), embed_dim, data, dtype)
+    return of(towers, initial_scale, initial_bias, mask_same_concept)
+
+
+def of(
+    towers: two_towers.TwoTowers, initial_scale: float, initial_bias: float, mask_same_concept: bool
+) -> base.Objective:
+    """The objective of such towers; see `make`."""
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
         start = {"logit_scale": math.log(initial_scale), "logit_bias": initial_bias}

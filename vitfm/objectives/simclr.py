@@ -73,4 +73,4 @@ def make(
         metrics = {"accuracy": accuracy, **diagnostics.of_views(features, rows[:, 0], rows[:, 1])}
         return value, base.Aux(metrics)
 
-    return base.coupled_encodings(tower, init, encode, couple, probes.predictions(tower))
+    return base.coupled_encodings(tower, init, encode, couple, probes.predictions(tower), healthy=diagnostics.VIEWS)

@@ -77,6 +77,7 @@ def make(
         value, violated = triplet(rows, batch["label"], margin, mining)
         return value, base.Aux({"violated": violated, **diagnostics.of_classes(pooled, rows, batch["label"])})
 
-    offered = probes.predictions(tower)
-    embed_image = lambda params, image: embedded(params, offered["embed_image"](params, image))
-    return base.coupled_encodings(tower, init, encode, couple, {**offered, "embed_image": embed_image})
+    of_tower = probes.predictions(tower)
+    embed_image = lambda params, image: embedded(params, of_tower["embed_image"](params, image))
+    predict = {**of_tower, "embed_image": embed_image}
+    return base.coupled_encodings(tower, init, encode, couple, predict, healthy=diagnostics.VIEWS)

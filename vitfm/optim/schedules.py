@@ -110,8 +110,9 @@ def value(
     """A number that may change over the run: a momentum, a temperature, a weight decay.
 
     Args:
-      spec: the number; or `name` ("cosine" or "linear"), `start`, its value at step 0, `end`, its value from step
-        `length` on, and `length`, a duration: the whole run by default.
+      spec: the number; or `name` ("cosine", "linear", or "switch", which stays at its start until it is at its end),
+        `start`, its value at step 0, `end`, its value from step `length` on, and `length`, a duration: the whole run by
+        default.
       total: steps of the run.
       to_steps: (duration, where) -> steps.
       where: the path of `spec` in the recipe, for messages.
@@ -128,7 +129,11 @@ def value(
                 f"config.{where} = {spec!r} is neither a number nor a schedule: name, start, end, length."
             )
         return lambda step: spec
-    shapes = {"cosine": lambda t: 0.5 * (1 + jnp.cos(jnp.pi * t)), "linear": lambda t: 1 - t}
+    shapes = {
+        "cosine": lambda t: 0.5 * (1 + jnp.cos(jnp.pi * t)),
+        "linear": lambda t: 1 - t,
+        "switch": lambda t: jnp.where(t < 1, 1.0, 0.0),
+    }
     if spec.get("name") not in shapes:
         raise config.ConfigError(
             f"config.{where}.name = {spec.get('name')!r}: {config.nearest(spec.get('name'), list(shapes))}"
