@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import learners, tables, workers
 from vitfm import config as config_lib
-from vitfm import heap
+from vitfm import host
 
 COLUMNS = ("visible patches", "images/s", "ms", "best ms", "temporaries GiB")
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     arguments = _parse(argv)
     machine = tables.machine(workers.use_cores(arguments.cores))
     tables.warn_if_busy(machine)
-    heap.keep()  # Before JAX starts, as in vitfm.main.
+    host.prepare()  # Before JAX starts, as in vitfm.main.
     spec = config_lib.load_file(arguments.config).to_dict()
     spec["batch_size"] = arguments.batch or spec["batch_size"]
     spec["data"]["source"] = "tfds:emoji:train"

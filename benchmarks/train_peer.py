@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import learners, workers
 from benchmarks.learners import open_clip, timm
 from benchmarks.sizes import SIZES, Size
-from vitfm import heap
+from vitfm import host
 from vitfm import recipe as recipes
 from vitfm.data import pipeline, sources
 from vitfm.evals import base as evaluation
@@ -31,7 +31,7 @@ def train(settings: Mapping[str, Any]) -> dict[str, Any]:
       steps, seconds (of batches and steps, without the preparation), waiting (the part of them spent on batches),
       preparation, batch_size, peak_memory_bytes at the end of training, parameters and the metrics.
     """
-    heap.keep()  # torch's temporaries gain from it too: the peer gets what vitfm.main gives itself.
+    host.prepare()  # torch's temporaries gain from it too: the peer gets what vitfm.main gives itself.
     open_clip.torch.set_num_threads(settings["cores"])
     size = SIZES[settings["size"]]
     recipe = recipes.parse(settings["recipe"])

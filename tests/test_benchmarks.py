@@ -90,7 +90,7 @@ def test_architectures_are_equal(peer: str, name: str):
     assert peers().count(learner.model) - tree.count(ours.shapes.params) == theirs_alone(peer, size)
 
 
-QUICK = ("open_clip", "timm", "mae", "dino")
+QUICK = ("timm", "dino")
 
 
 @pytest.mark.parametrize("peer", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in step.PEERS])
@@ -128,6 +128,7 @@ def test_clip_trains_and_evaluates_both_sides(tmp_path):
     assert result["runs"]["open_clip"][0]["metrics"].keys() == result["runs"]["vitfm"][0]["metrics"].keys()
 
 
+@pytest.mark.slow
 def test_masking_is_measured(tmp_path):
     options = ("--config=configs/mae.py:tiny", "--batch=8", "--steps=1", "--rounds=2")
     text, result = run("mae_saving", tmp_path / "mae.json", *options)

@@ -93,9 +93,7 @@ def test_other_folders_and_objectives_are_refused(tmp_path: pathlib.Path):
     with pytest.raises(config.ConfigError, match=r"no run in '.*': it holds no config\.json"):
         config.load_file(f"{FILE}:{tmp_path}")
     (tmp_path / "config.json").write_text('{"objective": {"name": "my.own"}, "data": {}}')
-    with pytest.raises(
-        config.ConfigError, match=r"learned 'my\.own', .* supervised, .*clip, siglip\. Add where"
-    ):
+    with pytest.raises(config.ConfigError, match=r"learned 'my\.own', .* supervised, .*clip, siglip\. Add where"):
         config.load_file(f"{FILE}:{tmp_path}")
 
 

@@ -22,7 +22,7 @@ FLOORS = [
     PILLARS,
     {"objectives"},
     {"interop", "train_state", "train_step"},
-    {"recipe", "run", "program", "teachers", "heap", "overrides"},
+    {"recipe", "run", "program", "teachers", "host", "overrides"},
     {"diagnose", "evaluate", "health", "interrupt", "intervals", "results", "session", "train_lib", "workdirs"},
     {"main", "report"},
 ]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 
 from vitfm import config as config_lib
-from vitfm import heap, overrides
+from vitfm import host, overrides
 from vitfm.config import ConfigError, UserError
 
 _HELP = """\
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         file, _, argument = arguments.config.partition(":")
         name = "_".join(filter(None, (pathlib.Path(file).stem, argument.replace("/", "_"))))
         workdir = arguments.workdir or str(pathlib.Path("runs") / name)
-        heap.keep()
+        host.prepare()
         _initialize_processes(arguments.distributed)
         from vitfm import train_lib  # JAX is imported once the command line is known to make sense.
         from vitfm.interrupt import Interrupted

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import learners, workers
-from vitfm import heap
+from vitfm import host
 
 CLASSES = 1000
 MODELS = {  # Ours, and timm's name.
@@ -104,7 +104,7 @@ def timms(settings: Mapping[str, Any]) -> tuple[int, Step]:
 
 def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
     """The worker: {"steps": n} -> wall and processor milliseconds of n steps, and the memory so far."""
-    heap.keep()
+    host.prepare()
     parameters, step = (ours if settings["side"] == "vitfm" else timms)(settings)
     begin = time.perf_counter()
     step()

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks import learners, workers
 from benchmarks.sizes import SIZES, Size
 from tests.parity.reference import torch
-from vitfm import heap
+from vitfm import host
 
 LUMA = (0.299, 0.587, 0.114)  # Weights of ITU-R BT.601, as in torchvision.
 Batch = Mapping[str, np.ndarray]
@@ -57,7 +57,7 @@ def worker(make: Make, versions: Mapping[str, str]) -> Callable[[Mapping[str, An
     """
 
     def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
-        heap.keep()  # torch's temporaries gain from it too: the peer gets what vitfm.main gives itself.
+        host.prepare()  # torch's temporaries gain from it too: the peer gets what vitfm.main gives itself.
         torch.set_num_threads(settings["cores"])
         batch = dict(np.load(settings["batch"]))
         learner = make(SIZES[settings["size"]], settings["facts"])

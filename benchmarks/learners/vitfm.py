@@ -146,9 +146,9 @@ def facts(found: Any) -> dict[str, Any]:
 
 def start(settings: Mapping[str, Any]) -> tuple[dict[str, Any], workers.Answer]:
     """A worker of `benchmarks.step`, which writes its batch to the file `settings["batch"]` for the peer."""
-    from vitfm import heap
+    from vitfm import host
 
-    heap.keep()  # Before JAX starts, as in vitfm.main.
+    host.prepare()  # Before JAX starts, as in vitfm.main.
     import jax
     import numpy as np
 

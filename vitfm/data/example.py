@@ -20,8 +20,7 @@ class Load:
     Attributes:
       image: the feature that holds the image.
       cut: makes `image` of it...
-      views: ... unless this makes `views`, name -> uint8 [V,h,w,C].
-      both: `image` beside `views`, then.
+      views: ... unless this makes `views`, name -> uint8 [V,h,w,C], without an image beside them.
       label: makes `label`, int32 [] or float32 [K].
       weight: the feature that `weight`, float32 [], holds.
       caption, tokenize: make `text` [T] and `text_mask` [T].
@@ -36,11 +35,10 @@ class Load:
     caption: Callable[[Mapping[str, Any], np.random.Generator], str] | None = None
     tokenize: tokenizer.Tokenizer | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    both: bool = False
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         arrays: dict[str, Any] = {}
-        if self.views is None or self.both:
+        if self.views is None or self.views.beside is not None:
             arrays["image"] = self.cut(example[self.image], rng)
         if self.views is not None:
             arrays["views"] = self.views.cut(example[self.image], rng)

@@ -223,7 +223,10 @@ def make(
         evaluate = bands.normalising(channels, **normalisation)
         train = lambda batch, keys: evaluate(batch)
         centre = random_cut = bands.by_threes(centre)
-    several = None if views is None else _views.make(views, image_size=image_size, crop=crop, augment=augment)
+    if keep_image and views is None:
+        raise ConfigError("config.data.keep_image = True keeps `image` beside config.data.views: there are none.")
+    options = {"image_size": image_size, "crop": crop, "augment": augment, "beside": train if keep_image else None}
+    several = None if views is None else _views.make(views, **options)
     open_source = lambda: sources.make(source)
     classes = None if label is None else config.call(_labels.make, label, where="data.label", open_source=open_source)
     facts = Facts(
@@ -241,10 +244,10 @@ def make(
         facts,
         source,
         tokenize,
-        _preprocess(train, several, keep_image),
+        train if several is None else several.preprocess,
         evaluate,
         functools.partial(augmentation.to_pixels, **normalisation),
-        Load(image, random_cut, several, classes, weight, caption, tokenize, dict(columns), keep_image),
+        Load(image, random_cut, several, classes, weight, caption, tokenize, dict(columns)),
         Load(image, centre),
         image,
         alpha,
@@ -279,19 +282,6 @@ def _centre(image_size: int, options: Mapping[str, Any] | None) -> images.Transf
     if options is None:
         return images.cutter(image_size, None, path="data.crop")
     return config.call(_evaluation.make, options, where="data.evaluation", image_size=image_size)
-
-
-def _preprocess(train: Callable[..., Any], several: views.Views | None, keep_image: bool) -> Callable[..., Any]:
-    """Of training batches: `train` of `image`, and what makes `views` ready, by draws that have nothing in common.
-
-    Raises:
-      ConfigError: `image` is kept beside no views.
-    """
-    if several is None:
-        if keep_image:
-            raise ConfigError("config.data.keep_image = True keeps `image` beside config.data.views: there are none.")
-        return train
-    return (lambda batch, keys: several.preprocess(train(batch, keys), keys)) if keep_image else several.preprocess
 
 
 def _mixing(options: Mapping[str, Any], facts: Facts, several: views.Views | None) -> Callable[..., Any]:

@@ -30,9 +30,15 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """All views, in the order of their names, whatever the order in the recipe."""
+    """All views, in the order of their names, whatever the order in the recipe.
+
+    Attributes:
+      views: by name.
+      beside: makes `image` ready where batches have one, too: (batch, keys [B]) -> batch, as `augmentation.make` gives.
+    """
 
     views: Mapping[str, View]
+    beside: Callable[[Batch, jax.Array], Batch] | None = None
 
     def cut(self, pixels: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """uint8 [H,W,C] -> name -> uint8 [V,h,w,C]."""
@@ -40,6 +46,7 @@ class Views:
 
     def preprocess(self, batch: Batch, keys: jax.Array) -> Batch:
         """(batch, keys [B]) -> batch: `views`, name -> uint8 [B,V,h,w,C], become normalised float32 [B,V,h,w,3]."""
+        batch = batch if self.beside is None else self.beside(batch, keys)  # Its draws are below `_FIRST`.
         return {**batch, "views": jax.vmap(self._train)(batch["views"], keys)}
 
     def _train(self, cuts: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
@@ -60,12 +67,14 @@ def make(
     image_size: int,
     crop: Mapping[str, Any] | None,
     augment: Mapping[str, Any],
+    beside: Callable[[Batch, jax.Array], Batch] | None = None,
 ) -> Views:
     """The views of a recipe, by their names.
 
     Args:
       views: name -> options of `view`.
       image_size, crop, augment: of `data`, the defaults of each view.
+      beside: of `Views`.
 
     Raises:
       ConfigError: options that make no sense, or no view.
@@ -74,7 +83,7 @@ def make(
         raise ConfigError("config.data.views = {} has no view; views=None makes one image.")
     defaults = {"image_size": image_size, "base_crop": crop, "base_augment": augment}
     called = lambda name, path: config.call(view, views[name], where=path, path=path, **defaults)
-    return Views({name: called(name, f"data.views.{name}") for name in sorted(views)})
+    return Views({name: called(name, f"data.views.{name}") for name in sorted(views)}, beside)
 
 
 def view(

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from vitfm import heap, overrides
+from vitfm import host, overrides
 from vitfm.config import UserError
 
 _FLAGS = ("--run", "--eval", "--train", "--test", "--label", "--step", "--random")
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 2 to be mended by the user, 130 interrupted."""
     try:
         arguments, pairs = _parse(sys.argv[1:] if argv is None else argv)
-        heap.keep()
+        host.prepare()
         from vitfm import evaluate  # JAX is imported once the command line is known to make sense.
 
         given = {"train": arguments.train, "test": arguments.test, "label": arguments.label}
