@@ -7,10 +7,11 @@ Tokenizer: Gemma's of 256,000 tokens, as tokenizer.json, which the released mode
 Hardware: the paper's up to 2,048 TPU v5e chips. Hours: not estimated.
 Expected on ImageNet-1k, zero-shot: 78.2% top-1, the released B/16, which went on at 224 pixels. For that evaluator the
 classes need names, which TFDS does not have.
-From the paper: image and text length, batch, examples, rate, decay, the length of the warmup, the losses' weights, when
-the last part begins, and eight local views of which the masked half is the teacher's. From SILC: how large a share of
-the image a view is. Not from there, as it is not known here or not public: boxes, so that the decoder captions only;
-b2, which is SigLIP's; the crop; the teacher's momentum, temperatures and heads, which are DINO's; AdamW.
+From the paper: image and text length, batch, examples, rate, decay, the length of the warmup, the losses' weights, and
+when the last part begins. From memory of it, unconfirmed: the last part's factor, 0.25 for B, and eight local views.
+From SILC: how large a share of the image a view is. Not from there, as it is not known here or not public: boxes, so
+that the decoder captions only; b2, which is SigLIP's; the crop; the size of local views; the teacher's momentum,
+temperatures and heads, which are DINO's; AdamW.
 """
 
 import ml_collections
@@ -31,7 +32,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "name": "siglip2",
         "image": {"name": "vit", "patch_size": 16, "pool": "map", "mask_token": True, **sizes},
         "text": {"name": "text", **sizes},
-        # That of B; 0.5 for L and g, 1 for So400m.
         "last_part": {"name": "switch", "start": 0.0, "end": 0.25, "length": "80%"},
         "mask_same_concept": False,
     }

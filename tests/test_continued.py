@@ -73,7 +73,7 @@ def recipe(name: str, source: pathlib.Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("dino", "clip") else pytest.mark.slow) for name in OBJECTIVES]
+    "name", [pytest.param(name, marks=() if name == "dino" else pytest.mark.slow) for name in OBJECTIVES]
 )
 def test_heads_learn_first(name: str, sources: dict[str, pathlib.Path], tmp_path: pathlib.Path):
     config, workdir = recipe(name, sources[name]), tmp_path / name

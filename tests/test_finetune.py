@@ -46,6 +46,11 @@ OBJECTIVES["coca"] = {
     "pooler": {"queries": 2, "num_heads": 2},
     "captioner": DECODER,
 }
+OBJECTIVES["siglip2"] = {
+    "image": {"name": "vit", **VIT},
+    "text": {"name": "text", "hidden_dim": 16, **DECODER},
+    **{"prototypes": 8, "hidden_dim": 8, "bottleneck_dim": 4},
+}
 
 
 def shapes(objective: dict[str, Any], image_size: int) -> dict[str, tuple[int, ...]]:
@@ -54,8 +59,8 @@ def shapes(objective: dict[str, Any], image_size: int) -> dict[str, tuple[int, .
     schedule = lambda spec, where: lambda step: 0.5
     made = base.make(objective, data=facts, dtype=jnp.float32, schedule=schedule)
     image = jnp.zeros((1, image_size, image_size, 3))
-    views = {"global": image[:, None].repeat(2, 1)}
-    if objective["name"].startswith("dino"):
+    views = {"global": image[:, None].repeat(1 if objective["name"] == "siglip2" else 2, 1)}
+    if objective["name"] in ("dino", "dinov2", "siglip2"):
         views["local"] = image[:, None, :16, :16]
     text = {"text": jnp.zeros((1, 6), int), "text_mask": jnp.ones((1, 6), bool)}
     batch = {"image": image, "views": views, "label": jnp.zeros(1, int), **text}

@@ -14,14 +14,13 @@ from tests.parity.weights import FORWARD, GRADIENT
 from vitfm.interop import weights
 
 CASES = table.cases()
-COSTLY = {"bit", "convnext", "convnextv2", "dinov3_convnext", "resnet", "swin", "swinv2"}  # Seconds each to compile.
 FIRST = {(case.family, case.format): number for number, case in reversed(list(enumerate(CASES)))}
 
 
 def _each() -> Iterator[Any]:
-    """The cases by number; of what takes long to compile the first of each format now, the others where `slow` is."""
+    """The cases by number; of each family and format the first at every push, the others where `slow` is."""
     for number, case in enumerate(CASES):
-        slow = case.family in COSTLY and FIRST[case.family, case.format] != number
+        slow = FIRST[case.family, case.format] != number
         yield pytest.param(number, id=str(case), marks=pytest.mark.slow if slow else ())
 
 

@@ -81,7 +81,6 @@ def make(
         `vitfm.models.generation`.
       contrastive_weight, caption_weight, distill_weight, mask_weight: of the losses.
       last_part: factor on the weights of the last two, a number or a schedule; the last part is where it is above 0.
-        Published is its `end` by size: 0.25 for B, 0.5 for L, 1 for So400m, 0.5 for g.
       mask_ratio: share of the global view's patches that are hidden from the student.
       prototypes, hidden_dim, bottleneck_dim: of both heads, one for views and one for patches, see `dino`.
       student_temperature, teacher_temperature, center_momentum: see `dino`.

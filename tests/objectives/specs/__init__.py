@@ -1,9 +1,10 @@
 """What the tests of every objective train: small models on the emoji, one file for each file of `vitfm/objectives`.
 
 To add an objective, write `tests/objectives/specs/NAME.py` with `CASES`, name -> `Spec`: one by the objective's own
-name, and others where a model or an option takes another path (batch statistics, a queue), which are marked `slow`.
-Nothing else is needed: tests/test_equality.py (one device = eight, it learns, accumulation is exact or refused) and
-tests/test_resume_objectives.py find it by listing the folder, and a file that is missing here fails them by name.
+name, and others where a model or an option takes another path (batch statistics, a queue), which are marked `slow`,
+as are those that keep nothing but parameters. Nothing else is needed: tests/test_equality.py (one device = eight, it
+learns, accumulation is exact or refused) and tests/test_resume_objectives.py find it by listing the folder, and a file
+that is missing here fails them by name.
 Keep it small, some 64 wide and 2 deep on 32 pixels, and let what training draws (drop path, mixup) be drawn.
 """
 
@@ -58,4 +59,6 @@ def _cases(name: str) -> dict[str, Spec]:
 
 BY_NAME = {name: _cases(name) for name in NAMES}
 CASES = {case: spec for cases in BY_NAME.values() for case, spec in cases.items()}
-EACH = [pytest.param(case, marks=() if case in BY_NAME else pytest.mark.slow) for case in CASES]  # For parametrize.
+# At every push: who keeps something from step to step, and one of each other kind of accumulation.
+FAST = {case for case, spec in CASES.items() if case in BY_NAME and (spec.keeps or case in ("clip", "mae"))}
+EACH = [pytest.param(case, marks=() if case in FAST else pytest.mark.slow) for case in CASES]  # For parametrize.
