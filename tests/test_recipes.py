@@ -41,6 +41,8 @@ def rehearsed(name: str, folder: pathlib.Path) -> pathlib.Path:
         config["teacher"] = {"run": str(rehearsed(TEACHERS[recipe], folder))}
     if recipe != "supervised":  # Probes are the same for all, and take longer than all else here.
         config["evals"] = {name: spec for name, spec in config["evals"].items() if spec["name"] not in PROBES}
+    if "/" in arg:  # A run to start from: this recipe has no minute's form.
+        config |= {"batch_size": 16, "evals": {}}
     train_lib.train(config, str(workdir))
     return workdir
 
