@@ -25,7 +25,7 @@ import pathlib
 import ml_collections
 
 from vitfm import config as config_lib
-from vitfm.objectives import aim, beit, siglip2
+from vitfm.interop import encoders
 
 # Where each objective keeps its encoder: the options in the recipe, the parameters in the checkpoint.
 ENCODERS = {
@@ -48,15 +48,6 @@ ENCODERS = {
     "clip": ("image", "image/tower"),
     "siglip": ("image", "image/tower"),
 }
-DEFAULTS = {
-    "mae": {"position": "sincos", "pool": "cls"},
-    "simmim": {"mask_token": True},
-    "dinov2": {"pool": "cls", "mask_token": True},
-    "aim": aim.PLAIN,
-    "beit": beit.BIASED,
-    "siglip": {"pool": "map"},
-    "siglip2": siglip2.IMAGE,
-}  # What an objective chooses where its recipe does not say.
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -68,7 +59,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     run, source = arg or "runs/mae", _source(arg)
     objective = source["objective"]
     options, parameters = ENCODERS[objective["name"]]
-    model = {**DEFAULTS.get(objective["name"], {}), **objective[options], "drop_path_rate": 0.1}
+    model = {**encoders.DEFAULTS.get(objective["name"], {}), **objective[options], "drop_path_rate": 0.1}
     model.pop("image_size", None)  # That of the data.
 
     config = ml_collections.ConfigDict()

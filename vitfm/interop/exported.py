@@ -23,9 +23,9 @@ from vitfm.config import ConfigError
 from vitfm.data import pipeline
 from vitfm.data.tokenizer import Tokenizer
 from vitfm.interop import channels as channels_lib
-from vitfm.interop import folder, imported, preprocessing, published, texts, weights
+from vitfm.interop import encoders, folder, imported, preprocessing, published, texts, weights
 from vitfm.metrics import files
-from vitfm.objectives import aim, base, beit
+from vitfm.objectives import base
 
 Format = Literal["transformers", "timm", "open_clip"]
 FORMATS = ("transformers", "timm", "open_clip")
@@ -57,15 +57,6 @@ _OBJECTIVES = {
     "coca": ("coca",),
     "mae": ("vit_mae",),
     "dvae": ("flava_image_codebook",),
-}
-# What objectives make of an encoder that does not say otherwise; see their `make`.
-_ENCODERS = {
-    "mae": {"name": "vit", "position": "sincos", "pool": "cls"},
-    "siglip": {"name": "vit", "pool": "map"},
-    "simmim": {"mask_token": True},
-    "aim": aim.PLAIN,
-    "beit": beit.BIASED,
-    "dvae": {"name": "dvae"},
 }
 
 
@@ -243,13 +234,13 @@ def _candidates(model: _Model) -> Iterator[dict[str, Any]]:
     if objective["name"] == "deit":  # What it was taught by is no part of it: it is a classifier.
         objective = {"name": "supervised", "model": objective["model"]}
     key = "image" if "image" in objective else "model"
-    defaults = {"name": "vit", "image_size": model.facts.image_size, **_ENCODERS.get(objective["name"], {})}
+    defaults = {"name": "vit", "image_size": model.facts.image_size, **encoders.DEFAULTS.get(objective["name"], {})}
     encoder = {**defaults, **objective.get(key, {}), "scan": False}
-    encoders = [encoder, {**encoder, "mask_token": False}] if encoder.get("mask_token") else [encoder]
+    forms = [encoder, {**encoder, "mask_token": False}] if encoder.get("mask_token") else [encoder]
     if objective["name"] in ("supervised", "backbone", *_OBJECTIVES):
-        yield from ({**objective, key: encoder} for encoder in encoders)
+        yield from ({**objective, key: encoder} for encoder in forms)
     if objective["name"] != "backbone":
-        yield from ({"name": "backbone", "model": encoder} for encoder in encoders)
+        yield from ({"name": "backbone", "model": encoder} for encoder in forms)
 
 
 def _state_of(objective: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:

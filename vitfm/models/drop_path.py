@@ -18,7 +18,7 @@ def drop_path(x: jax.Array, keys: jax.Array | None, branch: int, rate: jax.Array
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, branch), 1 - rate))(keys)
     factor = (keep / (1 - rate)).astype(x.dtype)
-    if len(x) == len(keys):
+    if len(x) == len(keys):  # As it lies: TPUs copy where it becomes a matrix.
         return x * factor.reshape(-1, *(1,) * (x.ndim - 1))
     return (x.reshape(len(keys), -1) * factor[:, None]).reshape(x.shape)
 

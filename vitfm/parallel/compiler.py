@@ -6,6 +6,8 @@ import functools
 
 import jax
 
+from vitfm.parallel import mesh as meshes
+
 # XLA's own choices fuse element-wise work into its library of kernels too, and order operations for many cores: on two
 # a small ViT's step takes a fifth longer so, and a quarter more memory.
 _CPU: dict[str, str] = {
@@ -18,18 +20,16 @@ _TPU: dict[str, str] = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "100000
 
 
 def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
-    """`compiler_options` for programs on `mesh`; on CPUs without those that this XLA lacks."""
-    platform = mesh.devices.flat[0].platform
-    if platform == "cpu":
-        return {name: value for name, value in _CPU.items() if _known(name, value)}
-    return _TPU if platform == "tpu" else {}
+    """`compiler_options` for programs on `mesh`, without those that its XLA lacks."""
+    wanted = {"cpu": _CPU, "tpu": _TPU}.get(mesh.devices.flat[0].platform, {})
+    return {name: value for name, value in wanted.items() if _known(mesh, name, value)}
 
 
 @functools.cache
-def _known(name: str, value: str) -> bool:
-    """Whether XLA takes the option; its names are no promise from one release to the next."""
+def _known(mesh: jax.sharding.Mesh, name: str, value: str) -> bool:
+    """Whether XLA takes the option there; its names are no promise from one release to the next."""
     try:
-        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+        jax.jit(lambda: 0, out_shardings=meshes.replicated(mesh)).lower().compile({name: value})
     except jax.errors.JaxRuntimeError:
         return False
     return True

@@ -163,21 +163,28 @@ def open_clip_write(objective: Mapping[str, Any], num_classes: int) -> dict[str,
         "model_cfg": {
             "embed_dim": _embed_dim(objective),
             "quick_gelu": activations == {"quick_gelu"},
-            "vision_cfg": {
-                "image_size": image["image_size"],
-                "patch_size": image["patch_size"],
-                "layers": image["depth"],
-                "width": image["hidden_dim"],
-                "head_width": image["hidden_dim"] // image["num_heads"],
-                "mlp_ratio": image["mlp_dim"] / image["hidden_dim"],
-            },
-            "text_cfg": {
-                "width": text["hidden_dim"],
-                "heads": text["num_heads"],
-                "layers": text["depth"],
-                "mlp_ratio": text["mlp_dim"] / text["hidden_dim"],
-            },
+            **open_clip_sizes(image, text),
         }
+    }
+
+
+def open_clip_sizes(image: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`vision_cfg` and `text_cfg` of two towers, whose options are complete: what all of open_clip's models have."""
+    return {
+        "vision_cfg": {
+            "image_size": image["image_size"],
+            "patch_size": image["patch_size"],
+            "layers": image["depth"],
+            "width": image["hidden_dim"],
+            "head_width": image["hidden_dim"] // image["num_heads"],
+            "mlp_ratio": image["mlp_dim"] / image["hidden_dim"],
+        },
+        "text_cfg": {
+            "width": text["hidden_dim"],
+            "heads": text["num_heads"],
+            "layers": text["depth"],
+            "mlp_ratio": text["mlp_dim"] / text["hidden_dim"],
+        },
     }
 
 

@@ -77,31 +77,20 @@ def open_clip_write(objective: Mapping[str, Any], num_classes: int) -> dict[str,
     """
     image, text, pooler, decoder = (_complete(objective, part) for part in _PARTS)
     kinds = {ours: theirs for theirs, ours in _KINDS.items()}
+    sizes = clip.open_clip_sizes(image, text)
     written = {
         "model_cfg": {
             "embed_dim": objective.get("embed_dim") or text["hidden_dim"],
             "custom_text": True,
             "quick_gelu": image["activation"] == "quick_gelu",
             "vision_cfg": {
-                "image_size": image["image_size"],
-                "patch_size": image["patch_size"],
-                "layers": image["depth"],
-                "width": image["hidden_dim"],
-                "head_width": image["hidden_dim"] // image["num_heads"],
-                "mlp_ratio": image["mlp_dim"] / image["hidden_dim"],
+                **sizes["vision_cfg"],
                 "attentional_pool": kinds[pooler["kind"]],
                 "attn_pooler_queries": pooler["queries"],
                 "attn_pooler_heads": pooler["num_heads"],
                 "output_tokens": True,
             },
-            "text_cfg": {
-                "width": text["hidden_dim"],
-                "heads": text["num_heads"],
-                "layers": text["depth"],
-                "mlp_ratio": text["mlp_dim"] / text["hidden_dim"],
-                "embed_cls": True,
-                "output_tokens": True,
-            },
+            "text_cfg": {**sizes["text_cfg"], "embed_cls": True, "output_tokens": True},
             "multimodal_cfg": {
                 "width": text["hidden_dim"],
                 "heads": decoder["num_heads"],
