@@ -17,7 +17,7 @@ import pytest
 from vitfm import config, recipe, tree
 from vitfm.checkpoint import warm_start
 from vitfm.checkpoint.manager import Checkpoints
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.models import resizing
 from vitfm.objectives import base
 

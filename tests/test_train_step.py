@@ -14,7 +14,7 @@ import pytest
 from vitfm import train_state, train_step, tree
 from vitfm.config import ConfigError
 from vitfm.data import augment
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.objectives import base, clip
 
 BATCH = 16

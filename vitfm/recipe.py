@@ -13,6 +13,7 @@ import ml_collections
 from vitfm import config as config_lib
 from vitfm.config import ConfigError, Duration
 from vitfm.data import augment, pipeline
+from vitfm.data.facts import Facts
 from vitfm.interop import imported
 from vitfm.objectives import base
 from vitfm.parallel import sharding
@@ -102,7 +103,7 @@ def plain(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, An
     return config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
 
 
-def with_classes(config: Mapping[str, Any], facts: pipeline.Facts) -> dict[str, Any]:
+def with_classes(config: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     """`config` with the classes that were read from the data, so that the model can be loaded where the data is not."""
     label = config["data"].get("label")
     if label is None:

@@ -40,7 +40,7 @@ def ours(settings: Mapping[str, Any]) -> tuple[int, Step]:
     import jax.numpy as jnp
 
     from vitfm import optim, train_state, train_step, tree
-    from vitfm.data.pipeline import Facts
+    from vitfm.data.facts import Facts
     from vitfm.objectives import base
 
     batch = batch_of(settings)

@@ -139,7 +139,7 @@ _PARTS: dict[str, Callable[[Size], dict[str, Any]]] = {
 
 
 def facts(found: Any) -> dict[str, Any]:
-    """What a peer needs to know of the batches, from `vitfm.data.pipeline.Facts`."""
+    """What a peer needs to know of the batches, from `vitfm.data.Facts`."""
     names = ("vocab_size", "text_length", "eos_id", "pad_id")
     return {**{name: getattr(found, name) for name in names}, "classes": found.num_classes}
 

@@ -11,6 +11,7 @@ import pytest
 
 from vitfm.config import ConfigError
 from vitfm.data import labels, sources
+from vitfm.data.sources import base
 
 
 @dataclasses.dataclass
@@ -79,7 +80,7 @@ def test_sequences_are_several_labels(values: Sequence[Any], one: Any, hot: list
 
 
 def test_named_classes_keep_the_source_closed():
-    def closed() -> sources.Source:
+    def closed() -> base.Source:
         raise AssertionError("opened")
 
     ours = labels.make(feature="kind", classes=["owl", "cat"], multi_label=False, open_source=closed)

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from vitfm.config import ConfigError
 from vitfm.data import labels, sources
+from vitfm.data.sources import base
 
 
 class Toy(tfds.core.GeneratorBasedBuilder):
@@ -73,7 +74,7 @@ def test_example_has_plain_types():
 
 def test_follows_the_protocol():
     source = sources.make("tfds:emoji:validation")
-    assert isinstance(source, sources.Source)
+    assert isinstance(source, base.Source)
     assert source.name == "emoji:validation"
     assert len(list(source)) == len(source) == 315
     assert source[-1] == source[314] and source[np.int64(3)] == source[3]

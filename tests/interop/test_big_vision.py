@@ -20,7 +20,7 @@ from tests.parity.reference import open_clip, relative_error, timm, torch
 from vitfm.checkpoint.layout import CheckpointError
 from vitfm.config import ConfigError
 from vitfm.data import tokenizer
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.interop import __main__ as command
 from vitfm.interop import big_vision, exported, imported, weights
 from vitfm.interop.families import vit

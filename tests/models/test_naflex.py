@@ -11,7 +11,7 @@ import pytest
 
 from tests.parity.reference import relative_error, torch
 from vitfm.config import ConfigError
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.models import naflex, vit
 from vitfm.models.stem import patches
 from vitfm.objectives import supervised

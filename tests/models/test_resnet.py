@@ -13,7 +13,7 @@ import pytest
 from tests.parity.reference import relative_error, timm, torch
 from vitfm import train_step
 from vitfm.config import ConfigError
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.interop import weights
 from vitfm.interop.families import resnet as family
 from vitfm.models import bit, resnet, statistics

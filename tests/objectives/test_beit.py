@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vitfm import train_step, tree
 from vitfm.config import ConfigError
 from vitfm.data import augment
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.models import heads, masking, vit
 from vitfm.objectives import base, beit, dvae
 

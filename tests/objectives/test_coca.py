@@ -15,7 +15,7 @@ from vitfm import models
 from vitfm import recipe as recipes
 from vitfm import run as runs
 from vitfm.config import ConfigError
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.losses import captioning, contrastive
 from vitfm.models import captioner, generation, pooling
 from vitfm.objectives import base, coca

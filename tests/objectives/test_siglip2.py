@@ -17,7 +17,7 @@ from tests.parity.reference import lightly, relative_error, torch
 from tests.parity.weights import FORWARD, GRADIENT
 from vitfm import health, tree
 from vitfm.config import ConfigError
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.losses import diagnostics, distillation
 from vitfm.models import caption_decoder, masking, two_towers
 from vitfm.models.prototypes import Prototypes

@@ -13,7 +13,7 @@ import pytest
 
 from vitfm import train_step, tree
 from vitfm.config import ConfigError
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.objectives import base
 
 BATCH, CLASSES = 8, ("cat", "cow", "dog", "hen")

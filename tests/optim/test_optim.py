@@ -15,7 +15,7 @@ import pytest
 
 from vitfm import config, optim, tree
 from vitfm.config import ConfigError
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.objectives import clip
 from vitfm.optim import muon
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from tests.parity.reference import CLIP, CoCa, relative_error, timm, torch
 from vitfm import models, tree
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.interop import channels, texts, weights
 from vitfm.models import statistics
 from vitfm.objectives import base

@@ -28,7 +28,7 @@ from tests.parity.weights import (
     values,
     worst,
 )
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.losses import contrastive
 from vitfm.models import vit
 from vitfm.objectives import clip as objective

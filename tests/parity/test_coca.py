@@ -14,7 +14,7 @@ import pytest
 from tests.parity.family import randomise
 from tests.parity.reference import open_clip, relative_error, torch
 from tests.parity.weights import FORWARD, GRADIENT, worst
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.interop import weights
 from vitfm.interop.families import coca as family
 from vitfm.objectives import base, coca

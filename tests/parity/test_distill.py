@@ -15,7 +15,7 @@ from tests.parity.family import Pair
 from tests.parity.reference import relative_error, torch
 from tests.parity.weights import FORWARD, GRADIENT, converted, same, transposed, worst
 from vitfm.data import augment
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.objectives import base, distill
 
 BATCH, SIDE, TEMPERATURE = 5, 35, 2.0  # The teacher's side: 5 x 5 patches, the student has 4 x 4.

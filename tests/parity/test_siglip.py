@@ -17,7 +17,7 @@ from tests.parity.reference import open_clip, relative_error, torch
 from tests.parity.test_clip import unit_rows
 from tests.parity.weights import FORWARD, GRADIENT
 from vitfm import tree
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.interop import weights
 from vitfm.losses import contrastive
 from vitfm.objectives import siglip

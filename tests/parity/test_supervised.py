@@ -32,7 +32,7 @@ from tests.parity.weights import (
     values,
     worst,
 )
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.losses import classification
 from vitfm.objectives import supervised
 

@@ -12,7 +12,7 @@ import pytest
 from tests.parity import networks
 from tests.parity.reference import relative_error, timm, torch
 from tests.parity.weights import FORWARD, GRADIENT, converted, same, transposed, worst
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.losses import quantization
 from vitfm.objectives import base, vqkd
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vitfm.config import ConfigError
 from vitfm.data.labels import Labels
-from vitfm.data.sources import Source
+from vitfm.data.sources.base import Source
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitfm.data import image as images
-from vitfm.data.sources import Source, feature
+from vitfm.data.sources.base import Source, feature
 
 
 class Decoded:

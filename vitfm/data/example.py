@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from vitfm.data import image as images
-from vitfm.data import labels, sources, tokenizer, views
+from vitfm.data import labels, tokenizer, views
+from vitfm.data.sources import base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +46,11 @@ class Load:
         if self.label is not None:
             arrays["label"] = self.label(example)
         if self.weight is not None:
-            arrays["weight"] = np.float32(number(sources.feature(example, self.weight, "data.weight")))
+            arrays["weight"] = np.float32(number(base.feature(example, self.weight, "data.weight")))
         if self.caption is not None:
             ids, mask = self.tokenize(self.caption(example, rng))
             arrays |= {"text": ids[0], "text_mask": mask[0]}
-        column = lambda name, feature: number(sources.feature(example, feature, f"data.columns.{name}"))
+        column = lambda name, feature: number(base.feature(example, feature, f"data.columns.{name}"))
         return arrays | {name: column(name, feature) for name, feature in self.columns.items()}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from vitfm.config import ConfigError, nearest
-from vitfm.data.sources import Source
-from vitfm.data.sources import feature as feature_of
+from vitfm.data.sources.base import Source
+from vitfm.data.sources.base import feature as feature_of
 
 MOST_CLASSES = 2**24  # An integer beyond this is an id, no class.
 

@@ -17,7 +17,7 @@ from absl import flags
 
 from vitfm.config import ConfigError
 from vitfm.data.balance import Balanced
-from vitfm.data.sources import Source
+from vitfm.data.sources.base import Source
 
 # (example, generator) -> arrays of one example, nested for views; raises ValueError for what can't be read.
 Load = Callable[[Mapping[str, Any], np.random.Generator], dict[str, Any]]

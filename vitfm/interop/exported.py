@@ -21,6 +21,7 @@ from vitfm.checkpoint import layout
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.config import ConfigError
 from vitfm.data import pipeline
+from vitfm.data.facts import Facts
 from vitfm.data.tokenizer import Tokenizer
 from vitfm.interop import channels as channels_lib
 from vitfm.interop import encoders, folder, imported, preprocessing, published, texts, weights
@@ -89,7 +90,7 @@ class _Model:
 
     objective: Mapping[str, Any]
     data: Mapping[str, Any]
-    facts: pipeline.Facts
+    facts: Facts
     tokenizer: Tokenizer | None
     state: Mapping[str, Any]
     family: str | None = None

@@ -24,6 +24,7 @@ from vitfm.checkpoint import integrity
 from vitfm.checkpoint.layout import CheckpointError
 from vitfm.config import ConfigError
 from vitfm.data import pipeline
+from vitfm.data.facts import Facts
 from vitfm.interop import big_vision, families, folder, published, recipe_data, weights
 from vitfm.interop import channels as channels_lib
 from vitfm.objectives import base
@@ -120,14 +121,14 @@ def read(
     return Imported(config, state, lineage, notes)
 
 
-def shapes(objective: Mapping[str, Any], facts: pipeline.Facts) -> dict[str, Any]:
+def shapes(objective: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     """Of the parameters and the other state of an objective: {"params": ..., "extra": ...}."""
     made = base.make(objective, data=facts, dtype=jnp.float32, schedule=lambda spec, where: lambda step: 0.0)
     variables = jax.eval_shape(lambda: made.init(jax.random.key(0), example(facts)))
     return {"params": variables.params, "extra": variables.extra}
 
 
-def example(facts: pipeline.Facts) -> dict[str, Any]:
+def example(facts: Facts) -> dict[str, Any]:
     """A batch of one with all that an objective may be initialised with: image, two views, text."""
     image = jnp.zeros((1, facts.image_size, facts.image_size, facts.channels))
     text = jnp.zeros((1, facts.text_length or 1), jnp.int32)

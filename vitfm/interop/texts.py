@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitfm.config import ConfigError
-from vitfm.data.pipeline import Facts
+from vitfm.data.facts import Facts
 from vitfm.data.tokenizer import Tokenizer
 from vitfm.interop import folder
 

@@ -197,7 +197,7 @@ def make(spec: Mapping[str, Any], **context: Any) -> Objective:
 
     Args:
       spec: `name` and options.
-      **context: `data`, facts about the batches (`vitfm.data.pipeline.Facts`); `dtype`, the compute dtype; `schedule`:
+      **context: `data`, facts about the batches (`vitfm.data.Facts`); `dtype`, the compute dtype; `schedule`:
         (number or schedule of the recipe, where) -> (step -> value); `teacher`, the recipe's `Teacher` or None. A
         `make` names those it needs.
     """
