@@ -23,6 +23,7 @@ setup(
         "chex>=0.1.91",
         "dm-pix>=0.4.4",
         "flax>=0.12",
+        "fsspec>=2024.6",
         "grain>=0.2.15",
         "importlib_resources",  # TFDS imports it without asking for it.
         "jax>=0.10",
@@ -46,24 +47,34 @@ setup(
         "cuda": ["jax[cuda13]>=0.10"],
         # The parity tests compare with torch. It is pinned because torchvision is built for exactly one torch.
         "test": [
+            "apache-beam>=2.60",
             "hypothesis>=6.100",
+            "imagecodecs>=2024.6",
             "ipykernel>=6.29",
             "lightly>=1.5.20",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "open_clip_torch>=3.2",
             "pyarrow>=17",
+            "pydicom>=3.0",
+            "pylibjpeg[all]>=2.0",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "pyyaml>=6",
             "ruff>=0.6",
+            "tifffile>=2024.6",
             "timm>=1.0.20",
             "torch==2.13.0",
             "torchvision==0.28.0",
             "transformers>=5.0",
         ],
-        "parquet": ["pyarrow>=17"],  # The evaluator `features` writes it.
+        "parquet": ["pyarrow>=17"],  # Sources of it, and the evaluator `features`, which writes it.
+        "tiff": ["imagecodecs>=2024.6", "tifffile>=2024.6"],  # TIFF and GeoTIFF, with the codecs that they are packed by.
+        "dicom": ["pydicom>=3.0", "pylibjpeg[all]>=2.0"],
+        "beam": ["apache-beam>=2.60"],  # `python -m vitfm.data prepare` on many machines.
+        "gcs": ["gcsfs>=2024.6"],  # Paths gs://...
+        "s3": ["s3fs>=2024.6"],  # Paths s3://...
         "tools": ["resvg-py>=0.1"],  # tools/build_emoji.py draws SVG with it.
     },
     entry_points={"console_scripts": ["vitfm=vitfm.main:console"]},

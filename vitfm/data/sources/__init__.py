@@ -30,7 +30,9 @@ def make(spec: str | Mapping[str, Any]) -> Source:
     whole, part = parts.split(spec)
     scheme, colon, rest = whole.partition(":")
     if not colon:
-        raise config.ConfigError(f"Source {spec!r} lacks its scheme: write 'SCHEME:REST', such as 'folder:/my/images'.")
+        raise config.ConfigError(
+            f"Source {spec!r} lacks its scheme: write 'SCHEME:REST', such as 'folder:/my/images' or 'tfds:emoji:train'."
+        )
     module = config.module("data.sources", scheme)
     if not hasattr(module, "make"):
         raise config.ConfigError(f"Source module {module.__name__!r} has no function `make(rest: str)`.")
