@@ -70,7 +70,7 @@ setup(
             "transformers>=5.0",
         ],
         "parquet": ["pyarrow>=17"],  # Sources of it, and the evaluator `features`, which writes it.
-        "tiff": ["imagecodecs>=2024.6", "tifffile>=2024.6"],  # TIFF and GeoTIFF, with the codecs that they are packed by.
+        "tiff": ["imagecodecs>=2024.6", "tifffile>=2024.6"],  # TIFF, GeoTIFF and their codecs.
         "dicom": ["pydicom>=3.0", "pylibjpeg[all]>=2.0"],
         "beam": ["apache-beam>=2.60"],  # `python -m vitfm.data prepare` on many machines.
         "gcs": ["gcsfs>=2024.6"],  # Paths gs://...
