@@ -22,7 +22,7 @@ FLOORS = [
     PILLARS,
     {"objectives"},
     {"interop", "train_state", "train_step"},
-    {"recipe", "run", "program", "teachers", "host", "overrides"},
+    {"recipe", "run", "program", "teachers", "host", "overrides", "own_data"},
     {"diagnose", "evaluate", "health", "interrupt", "intervals", "results", "session", "train_lib", "workdirs"},
     {"main", "report"},
 ]

@@ -13,6 +13,7 @@ import pytest
 
 from tests import tiny
 from vitfm import main, program, train_lib
+from vitfm import overrides as config_overrides
 from vitfm.data import tokenizer
 
 Refuse = Callable[..., str]
@@ -202,7 +203,9 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys_that_differ(
 ) -> None:
     (tmp_path / "run").mkdir()
     arguments = tiny.arguments(tmp_path / "run")
-    config = main._config(str(tiny.ROOT / "tests/tiny.py"), [("seed", "7"), ("optim.b2", "0.5"), ("log_every", "1")])
+    config = config_overrides.load(
+        str(tiny.ROOT / "tests/tiny.py"), [("seed", "7"), ("optim.b2", "0.5"), ("log_every", "1")]
+    )
     (tmp_path / "run/config.json").write_text(config.to_json())
     assert main.main([*arguments, '--config.optim.decay_rules=((".*", True),)']) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -253,7 +256,7 @@ def test_a_tokenizer_file_that_is_none_is_refused(refuse: Refuse, tmp_path: path
 
 def overridden(*overrides: str) -> dict[str, Any]:
     arguments, pairs = main._parse([f"--config={tiny.ROOT}/tests/tiny.py", *overrides])
-    return main._config(arguments.config, pairs).to_dict()
+    return config_overrides.load(arguments.config, pairs).to_dict()
 
 
 @pytest.mark.parametrize(

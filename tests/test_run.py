@@ -11,7 +11,7 @@ import pytest
 import vitfm
 from tests import tiny
 from vitfm import config as config_lib
-from vitfm import main, train_lib
+from vitfm import main, overrides, train_lib
 from vitfm import recipe as recipes
 from vitfm import run as runs
 from vitfm.checkpoint.manager import CheckpointError, Checkpoints
@@ -28,7 +28,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("run") / "clip"
     words = tiny.arguments(workdir, "--config.total=5", "--config.evals={}")
     arguments, pairs = main._parse(words)
-    train_lib.train(main._config(arguments.config, pairs), str(workdir))
+    train_lib.train(overrides.load(arguments.config, pairs), str(workdir))
     return workdir
 
 

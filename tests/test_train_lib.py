@@ -14,6 +14,7 @@ import pytest
 from tests import tiny
 from vitfm import config as config_lib
 from vitfm import main, train_lib
+from vitfm import overrides as config_overrides
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.diagnose import Diverged
 from vitfm.metrics import runs
@@ -22,7 +23,7 @@ from vitfm.metrics import runs
 def train(workdir: pathlib.Path, *overrides: str) -> dict[str, Any]:
     """A tiny run in this process."""
     arguments, pairs = main._parse(tiny.arguments(workdir, *overrides))
-    return train_lib.train(main._config(arguments.config, pairs), str(workdir))
+    return train_lib.train(config_overrides.load(arguments.config, pairs), str(workdir))
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,15 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import ml_collections
-
-from vitfm import config as config_lib
 from vitfm import host, overrides
 from vitfm.config import ConfigError, UserError
 
 _HELP = """\
 examples:
   python -m vitfm.main --config=configs/clip.py                          the default run, in runs/clip
+  python -m vitfm.main --config=configs/mae.py --config.data.source=folder:/my/images       your own images, as they lie
   python -m vitfm.main --config=configs/clip.py --config.seed=1 --workdir=runs/clip_seed1
   python -m vitfm.main --config=configs/clip.py --config.optim.learning_rate=3e-3 --config.total='20 epochs'
   python -m vitfm.main --config=configs/clip.py --config.mesh.fsdp=8     parameters split over 8 devices
@@ -32,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 2 to be mended by the user, 1 diverged, 128+n stopped."""
     try:
         arguments, pairs = _parse(sys.argv[1:] if argv is None else argv)
-        config = _config(arguments.config, pairs)
+        config = overrides.load(arguments.config, pairs)
         file, _, argument = arguments.config.partition(":")
         name = "_".join(filter(None, (pathlib.Path(file).stem, argument.replace("/", "_"))))
         workdir = arguments.workdir or str(pathlib.Path("runs") / name)
@@ -77,16 +75,6 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     parser.allow_abbrev = False
     arguments, rest = parser.parse_known_args(list(argv))
     return arguments, overrides.split(rest, "--config", ["--workdir", "--distributed"])
-
-
-def _config(file: str, pairs: Sequence[tuple[str, str]]) -> ml_collections.ConfigDict:
-    """The config of a file with the command line's overrides; what no module reads is refused later, by its reader."""
-    config = config_lib.load_file(file)
-    if not isinstance(config, Mapping | ml_collections.ConfigDict):
-        raise ConfigError(f"get_config of {file} returns {config!r}, not a ConfigDict.")
-    config = ml_collections.ConfigDict(config)
-    overrides.apply(config, pairs, "--config")
-    return config
 
 
 def _initialize_processes(distributed: str | None) -> None:

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from vitfm import config as config_lib
+from vitfm import own_data
 from vitfm.config import ConfigError
+
+
+def load(file: str, pairs: Sequence[tuple[str, str]]) -> ml_collections.ConfigDict:
+    """The config of a file, `FILE[:ARG]`, with the command line's keys; what no module reads its reader refuses.
+
+    Where these name other data than the file's own, what it says of data is made true of that (`vitfm.own_data`), and
+    told.
+
+    Raises:
+      ConfigError: the file holds no config, a key reaches into a value, or the data lacks what is learned from.
+    """
+    config = config_lib.load_file(file)
+    if not isinstance(config, Mapping | ml_collections.ConfigDict):
+        raise ConfigError(f"get_config of {file} returns {config!r}, not a ConfigDict.")
+    config = ml_collections.ConfigDict(config)
+    own = _source(config)
+    apply(config, pairs, "--config")
+    if own_data.differs(_source(config), own):
+        for line in own_data.fit(config, [key for key, _ in pairs]):
+            print(f"vitfm: {_source(config)}: {line}", file=sys.stderr)
+    return config
+
+
+def _source(config: ml_collections.ConfigDict) -> Any:
+    return (config.get("data") or {}).get("source")
 
 
 def split(words: Sequence[str], flag: str, others: Sequence[str]) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from vitfm.interop import imported
 from vitfm.metrics import files
 from vitfm.objectives import base as base_objective
 from vitfm.objectives.base import Objective
+from vitfm.parallel import compiler
 from vitfm.parallel import mesh as meshes
 
 
@@ -132,7 +133,8 @@ def _for_users(
     name: str, function: Callable[..., jax.Array], data: pipeline.Data, params: Any, batch_size: int = 128
 ) -> Callable[..., np.ndarray]:
     """A predict function on images or texts as people have them, in batches of at most `batch_size`."""
-    jitted = jax.jit(function if "text" in name else _on_pixels(function, data))
+    asked = compiler.options(meshes.make(devices=jax.devices()[:1]))
+    jitted = jax.jit(function if "text" in name else _on_pixels(function, data), compiler_options=asked)
 
     def prepare(items: Any) -> tuple[np.ndarray, ...]:
         return data.tokenizer(items) if "text" in name else (data.prepare_images(items),)
@@ -186,7 +188,8 @@ def eval_context(
     """What evaluators work with: predict functions jitted over the mesh, and evaluation data placed on it."""
 
     def on_devices(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        jitted = jax.jit(meshes.under(mesh, function), out_shardings=meshes.replicated(mesh))
+        placed = {"out_shardings": meshes.replicated(mesh), "compiler_options": compiler.options(mesh)}
+        jitted = jax.jit(meshes.under(mesh, function), **placed)
         return lambda whole, *arrays: jitted(whole, *(_placed(x, mesh) for x in arrays))
 
     def batches(source: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[Mapping[str, jax.Array]]:

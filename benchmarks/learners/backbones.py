@@ -42,7 +42,9 @@ def ours(settings: Mapping[str, Any]) -> tuple[int, Step]:
     from vitfm import optim, train_state, train_step, tree
     from vitfm.data.facts import Facts
     from vitfm.objectives import base
+    from vitfm.parallel import compiler, mesh
 
+    asked = compiler.options(mesh.make(devices=jax.devices()[:1]))  # As a run's programs are compiled.
     batch = batch_of(settings)
     facts = Facts(settings["size"], 3, 0, 0, tuple(map(str, range(CLASSES))))
     spec = {"name": "supervised", "model": MODELS[settings["model"]][0]}
@@ -55,10 +57,11 @@ def ours(settings: Mapping[str, Any]) -> tuple[int, Step]:
     state = jax.jit(create)()
     if settings["mode"] == "inference":
         params = jax.jit(objective.evaluated)(state.params, state.extra)
-        logits = jax.jit(objective.predict["logits"])
+        logits = jax.jit(objective.predict["logits"], compiler_options=asked)
         return tree.count(state.params), lambda: np.asarray(logits(params, batch["image"]))
     gradients = train_step.gradients_of(objective, lambda batch, keys: batch)
-    update = jax.jit(train_step.make(gradients, objective, optimizer, rate, seed=0), donate_argnums=0)
+    step_of = train_step.make(gradients, objective, optimizer, rate, seed=0)
+    update = jax.jit(step_of, donate_argnums=0, compiler_options=asked)
 
     def step() -> None:
         nonlocal state

@@ -13,7 +13,7 @@ import pytest
 
 from tests import tiny
 from vitfm import main as training
-from vitfm import program, train_lib
+from vitfm import overrides, program, train_lib
 from vitfm import recipe as recipes
 from vitfm import run as runs
 from vitfm.evals import __main__ as command
@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     changes = [f"--config.total={TOTAL}", "--config.ema_decay=0.5", "--config.objective.image.pool=cls"]
     words = tiny.arguments(workdir, *changes)
     arguments, pairs = training._parse(words)
-    train_lib.train(training._config(arguments.config, pairs), str(workdir))
+    train_lib.train(overrides.load(arguments.config, pairs), str(workdir))
     return workdir
 
 

@@ -1,0 +1,172 @@
+"""A recipe moved to other data than its own: `--config.data.source=folder:/my/images` and no more than that.
+
+What a recipe says of its data, which features are labels and captions, what evaluators read, holds for that data alone.
+Here the new source is asked instead, a tenth of it is held out for what needs unseen images, and every change is told.
+What was given on the command line stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from vitfm import config as config_lib
+from vitfm.config import ConfigError
+from vitfm.data import parts, sources, tokenizer
+from vitfm.data.sources import base
+
+HELDOUT = 50  # Images from which on a tenth of them says something.
+_SAMPLE = 1000  # Captions that are measured.
+_LONGEST = 77  # Tokens of a caption, as CLIP has it.
+_READS = ("source", "train", "test")  # Keys of an evaluator that name a source.
+
+
+def differs(source: Any, own: Any) -> bool:
+    """Whether a source is of other data than the recipe's own, and not just another part or split of it."""
+    return source is not None and own is not None and _collection(source) != _collection(own)
+
+
+def fit(config: ml_collections.ConfigDict, given: Collection[str]) -> list[str]:
+    """Makes what `config` says of its data true of `config.data.source`.
+
+    Args:
+      config: a recipe whose source was replaced; it is changed.
+      given: dotted keys from the command line, which are left alone.
+
+    Returns:
+      What was changed, a line each.
+
+    Raises:
+      ConfigError: the source can't be opened, or lacks labels or captions that the recipe learns from.
+    """
+    spec = config.data.source
+    source = sources.make(spec.to_dict() if isinstance(spec, ml_collections.ConfigDict) else spec)
+    with config.unlocked(), config.ignore_type():
+        return list(_fit(config, source, _Given(given)))
+
+
+class _Given:
+    """Keys of the command line."""
+
+    def __init__(self, keys: Collection[str]):
+        self._keys = keys
+
+    def __contains__(self, key: str) -> bool:
+        """Whether this key, one above it or one below it was given."""
+        return any(f"{own}.".startswith(f"{key}.") or f"{key}.".startswith(f"{own}.") for own in self._keys)
+
+
+def _fit(config: ml_collections.ConfigDict, source: base.Source, given: _Given) -> Iterator[str]:
+    data = config.data
+    label, caption = (base.role(source, name) for name in ("label", "caption"))
+    image = base.role(source, "image")
+    if image and image != data.get("image", "image") and "data.image" not in given:
+        data.image = image
+        yield f"images are the feature {image!r}"
+    if data.get("label") is not None and "data.label" not in given:
+        data.label = {"feature": _needed(label, "labels", "data.label.feature", source)}
+        yield f"labels are the feature {label!r}"
+    if data.get("captions") is not None and "data.captions" not in given:
+        name = _needed(caption, "captions", "data.captions.name", source)
+        data.captions = {"name": name, "tags": None, "templates": ("{}",)}
+        yield f"captions are the feature {name!r}"
+        if "data.tokenizer" not in given:
+            options = dict(data.get("tokenizer", {}))
+            length = _length(source, name, options)
+            data.tokenizer = {**options, "length": length}
+            yield f"texts are cut at {length} tokens, which nineteen of twenty captions fit into"
+    if data.get("columns") and "data.columns" not in given:
+        data.columns = dict.fromkeys(data.columns, data.captions["name"]) if data.get("captions") else {}
+    if data.get("cache_gb") and "data.cache_gb" not in given:
+        data.cache_gb = 0.0  # Made for a few thousand drawings: photographs would fill it and be decoded whole.
+        if "data.threads" not in given:
+            data.threads = os.cpu_count() or 1
+    yield from _evaluated(config, source, {"label": label, "caption": caption}, given)
+
+
+def _evaluated(
+    config: ml_collections.ConfigDict, source: base.Source, roles: Mapping[str, str | None], given: _Given
+) -> Iterator[str]:
+    """Evaluators read a tenth that is held out, where there are labels or captions for what they ask."""
+    if not config.get("evals") or "evals" in given:
+        return
+    spec = config.data.source
+    whole = not isinstance(spec, str) or parts.split(spec)[1] is not None or len(source) < HELDOUT
+    train, test = (spec, spec) if whole else (f"{spec}#:90%", f"{spec}#90%:")
+    kept: dict[str, dict[str, Any]] = {}
+    for name, evaluator in config.evals.to_dict().items():
+        moved = _moved(evaluator, roles, train, test, texts=_texts(source, roles["label"]))
+        twin = any(_question(moved) == _question(other) for other in kept.values()) if moved else False
+        if moved and not twin and not (whole and "train" in moved):
+            kept[name] = moved
+    config.evals = kept
+    if kept and not whole:
+        config.data.source = train
+        yield f"a tenth of the images is held out ({test}) and evaluated by {', '.join(kept)}"
+    elif kept:
+        yield f"nothing is held out; {', '.join(kept)} see training images"
+    else:
+        yield "no evaluator of the recipe can ask this data anything"
+
+
+def _moved(
+    evaluator: Mapping[str, Any], roles: Mapping[str, str | None], train: str, test: str, *, texts: bool
+) -> dict[str, Any] | None:
+    """An evaluator's options for other data; None where that lacks what it asks for."""
+    moved = {**evaluator, "prefix": "heldout"}
+    for key in _READS:
+        if key in evaluator:
+            moved[key] = train if key == "train" else test
+    if "label" in evaluator:
+        moved["label"] = roles["label"]
+    if evaluator["name"] in ("retrieval", "captions"):
+        moved["caption"] = roles["caption"]
+    if "tasks" in evaluator:
+        moved["tasks"] = {"zeroshot": {"label": roles["label"], "classes": train}} if texts else None
+        moved["templates"] = ("{}", "a photo of {}")
+    return None if any(value is None and evaluator.get(key, "") is not None for key, value in moved.items()) else moved
+
+
+def _question(evaluator: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an evaluator's options makes it another one."""
+    return {key: value for key, value in evaluator.items() if key not in ("every", "pictures")}
+
+
+def _texts(source: base.Source, label: str | None) -> bool:
+    """Whether the labels are words, which a text tower can read."""
+    return label is not None and isinstance(source[0].get(label), str)
+
+
+def _needed(feature: str | None, what: str, key: str, source: base.Source) -> str:
+    if feature is None:
+        hint = {
+            "labels": "Put the images into a folder a class, or name the feature",
+            "captions": "Put a text x.txt beside each x.jpg, or a metadata.csv with file_name and text, or name it",
+        }[what]
+        raise ConfigError(
+            f"The recipe learns from {what}, and {source.name} has none that it knows of: its examples have "
+            f"{', '.join(sorted(source[0]))}. {hint}: --config.{key}=..."
+        )
+    return feature
+
+
+def _length(source: base.Source, caption: str, options: Mapping[str, Any]) -> int:
+    """Tokens that hold nineteen of twenty captions, up to CLIP's 77; a multiple of 4."""
+    tokenize = config_lib.call(tokenizer.make, {**options, "length": _LONGEST}, where="data.tokenizer")
+    texts = base.column(source, caption, "data.captions.name")
+    chosen = [texts[i] for i in np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLE)).astype(int)]
+    flat = [str(text) for several in chosen for text in (several if isinstance(several, tuple) else (several,)) if text]
+    longest = int(np.percentile(tokenize(flat)[1].sum(1), 95)) if flat else _LONGEST
+    return min(-(-longest // 4) * 4, _LONGEST)
+
+
+def _collection(source: Any) -> str:
+    """What a source is a part of: `tfds:NAME`, or the whole of it."""
+    if not isinstance(source, str):
+        return str(source)
+    whole = parts.split(source)[0]
+    return ":".join(whole.split(":")[:2]) if whole.startswith("tfds:") else whole
