@@ -17,6 +17,7 @@ import pytest
 
 import vitfm
 from tests.parity.reference import open_clip, relative_error, timm, torch
+from vitfm import models
 from vitfm.checkpoint.layout import CheckpointError
 from vitfm.config import ConfigError
 from vitfm.data import tokenizer
@@ -24,6 +25,7 @@ from vitfm.data.facts import Facts
 from vitfm.interop import __main__ as command
 from vitfm.interop import big_vision, exported, imported, weights
 from vitfm.interop.families import vit
+from vitfm.models import position
 
 FORWARD = 1e-5
 D, H, MLP, P, SIDE, DEPTH, K = 32, 4, 40, 8, 4, 2, 5
@@ -89,6 +91,11 @@ def today(**more: Any) -> dict[str, Any]:
     return {**stem(), "pos_embedding": random(1, SIDE**2, D), "Transformer": encoder(), **more}
 
 
+def unplaced(**more: Any) -> dict[str, Any]:
+    """With fixed positions."""
+    return {name: part for name, part in today(**more).items() if name != "pos_embedding"}
+
+
 def scanned(tree: dict[str, Any]) -> dict[str, Any]:
     blocks = [tree["Transformer"].pop(f"encoderblock_{i}") for i in range(DEPTH)]
     return tree | {
@@ -134,6 +141,43 @@ def test_it_is_what_timm_makes_of_the_same_file(tmp_path: pathlib.Path, name: st
             assert relative_error(run.logits(images), model(pixels)) < FORWARD
 
 
+def fixed(rows: int, columns: int) -> np.ndarray:
+    """big_vision's `posemb_sincos_2d`, number by number: [1, rows * columns, D]."""
+    table, count = np.zeros((rows, columns, 4, D // 4)), D // 4
+    for y, x, i in np.ndindex(rows, columns, count):
+        omega = 1 / 10_000 ** (i / (count - 1))
+        table[y, x, :, i] = np.sin(x * omega), np.cos(x * omega), np.sin(y * omega), np.cos(y * omega)
+    return table.reshape(1, rows * columns, D).astype(np.float32)
+
+
+UNPLACED = {
+    "mean": ({}, {"global_pool": "avg"}),
+    "class token": ({"cls": random(1, 1, D)}, {"no_embed_class": True}),
+    "MAP": (pooling(), {"global_pool": "map"}),
+}
+
+
+@pytest.mark.parametrize("name", UNPLACED)
+def test_fixed_positions_are_computed_for_images_of_any_size(tmp_path: pathlib.Path, name: str):
+    more, args = UNPLACED[name]
+    grid, tree = (4, 6), unplaced(**more, **head())
+    args = {"act_layer": "gelu_tanh", "num_classes": K, "fc_norm": False, "class_token": name == "class token", **args}
+    args = {**SIZES, "img_size": [P * side for side in grid], **args}
+    model = timm.create_model("vit_base_patch16_224", **args).eval()
+    model.load_pretrained(str(save(tmp_path / "theirs.npz", tree | {"pos_embedding": fixed(*grid)}, "params/")))
+    found = imported.read(save(tmp_path / "a.npz", tree, "params/"))
+    images = np.random.default_rng(0).normal(size=(2, *args["img_size"], 3)).astype(np.float32)
+    pixels = torch.tensor(images).permute(0, 3, 1, 2)
+    assert any("posemb = 'sincos2d'" in note for note in found.notes)
+    encoder = models.make(found.config["objective"]["model"], where="objective.model", dtype=np.float32)
+    with torch.no_grad(), jax.default_matmul_precision("highest"):
+        pooled = model.forward_head(model.forward_features(pixels), pre_logits=True)
+        ours = encoder.apply({"params": found.state["params"]["encoder"]}, images).pooled
+    assert pooled.std() > 0.1 and relative_error(ours, pooled) < FORWARD
+    assert relative_error(position.sincos(grid, D, closed=True).reshape(1, -1, D), fixed(*grid)) < FORWARD
+    assert (encoder.position, encoder.image_size) == ("sincos2d", 224)
+
+
 def test_the_representation_layer_is_before_the_head(tmp_path: pathlib.Path):
     hidden = {"kernel": random(D, 12), "bias": random(12)}
     tree = augreg(**{"pre_logits": hidden}) | head(12)
@@ -144,9 +188,12 @@ def test_the_representation_layer_is_before_the_head(tmp_path: pathlib.Path):
         assert relative_error(run.logits(images), seen @ tree["head"]["kernel"] + tree["head"]["bias"]) < FORWARD
 
 
-@pytest.mark.parametrize("name", CASES)
+ALL = CASES | {"fixed positions": (lambda: unplaced(cls=random(1, 1, D), **head()), "", {})}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_every_array_comes_back_bit_for_bit(tmp_path: pathlib.Path, name: str):
-    make, root, _ = CASES[name]
+    make, root, _ = ALL[name]
     found = big_vision.read(save(tmp_path / "a.npz", make(), root))
     objective = vit.big_vision_read(found.config, found.tensors.shapes)
     facts = Facts(P * SIDE, 3, 0, 0, tuple(map(str, range(found.config["num_classes"]))))
@@ -181,10 +228,10 @@ def test_bfloat16_is_read(tmp_path: pathlib.Path):
 
 
 def test_what_we_lack_or_what_is_broken_is_refused_by_name(tmp_path: pathlib.Path):
-    tree = today()
-    del tree["pos_embedding"]
-    with pytest.raises(ConfigError, match=r"a.npz: There is no pos_embedding"):
-        imported.read(save(tmp_path / "a.npz", tree))
+    with pytest.raises(ConfigError, match=r"model.position = 'sincos2d' can't be exported"):
+        exported.write(str(save(tmp_path / "a.npz", unplaced())), str(tmp_path / "hf"))
+    with pytest.raises(ConfigError, match=r"a.npz: cls beside MAPHead_0"):
+        imported.read(save(tmp_path / "a.npz", today(cls=random(1, 1, D), **pooling())))
     with pytest.raises(ConfigError, match=r"16 x 8|\[16, 8\]"):
         imported.read(save(tmp_path / "b.npz", today(embedding={"kernel": random(16, 8, 3, D), "bias": random(D)})))
     with pytest.raises(CheckpointError, match=r"c.npz.*\n.*unexpected: surprise"):

@@ -47,7 +47,7 @@ def test_each_option_adds_its_own_parameters():
     assert all(name.endswith("bias") for name in removed(norm="rms"))
     assert added(relative_position="block") == {f"{block}/relative_position/table": (49, 2)}
     assert added(relative_position="shared", class_token=True)["transformer/relative_position/table"] == (52, 2)
-    assert removed(position="rope") == removed(position="none") == {"position"}
+    assert all(removed(position=kind) == {"position"} for kind in ("sincos", "sincos2d", "rope", "none"))
     assert {name.split("/")[0] for name in added(pool="map")} == {"pooler"}
     assert added(gated_mlp=True) == {
         f"{block}/mlp/gate/{leaf}": s for leaf, s in (("kernel", (16, 64)), ("bias", (64,)))
@@ -202,6 +202,10 @@ def test_attention_that_cannot_run_here_is_refused():
         ({"pool": "cls", "class_token": False}, "pool = 'cls' needs the class token"),
         ({"relative_position": "block", "registers": 2}, "no registers"),
         ({"position": "rope", "num_heads": 8}, "heads of 2 features"),
+        (
+            {"position": "sincos2d", "hidden_dim": 4},
+            "hidden_dim = 4 must be 8, 12, 16, ... where position = 'sincos2d'",
+        ),
         ({"rope": {"bass": 3.0}}, "did you mean 'base'"),
         ({"channel_dropout": 1.0}, "channel_dropout = 1.0 is a share below 1"),
     ],

@@ -1,8 +1,9 @@
 """big_vision's `.npz` checkpoints (github.com/google-research/big_vision): ViT, AugReg's among them, and SigLIP.
 
 No configuration lies beside such a file. Sizes, heads, pooling and classes follow from the shapes; that GELU is by
-tanh, epsilon 1e-6 and pixels lie in [-1, 1] from big_vision's code. How a classifier was trained (softmax or sigmoid)
-and how images were resized can't be known: softmax and the whole image, squeezed, are taken.
+tanh, epsilon 1e-6 and pixels lie in [-1, 1] from big_vision's code. A file without positions is one of fixed ones
+(`posemb="sincos2d"`), which it computes. How a classifier was trained (softmax or sigmoid) and how images were resized
+can't be known: softmax and the whole image, squeezed, are taken; with fixed positions of 224 pixels a side.
 
 Names are read in every form that was published (below "opt/target/", "params/" or nothing; blocks apart or stacked by a
 scan; the parts of a block numbered as before 2022) and brought to one: that of big_vision today, without a scan.
@@ -37,6 +38,7 @@ _RENAMED = (  # One after another.
     (r"(encoderblock_\d+)/MlpBlock_3/", r"\1/MlpBlock_0/"),
     (r"^(probe$|LayerNorm_0/|MultiHeadDotProductAttention_0/|MlpBlock_0/)", r"MAPHead_0/\1"),
 )
+_SIDE = 224  # Of images, where no table of positions tells.
 _TOKENS = 3  # Axes of a table of positions, [1,N,D].
 _ATTENTION = "MultiHeadDotProductAttention_0"
 
@@ -121,27 +123,29 @@ def encoder(shapes: Mapping[str, Shape], root: str) -> dict[str, Any]:
     """
     rows, columns, _, _ = shapes[f"{root}embedding/kernel"]
     patch_size = options.square([rows, columns], f"{root}embedding/kernel: a patch")
-    table = shapes.get(f"{root}pos_embedding")
-    if table is None:
-        raise ConfigError(
-            f"There is no {root}pos_embedding: big_vision's fixed sin-cos positions, whose frequencies are "
-            "10000^(-i / (D/4 - 1)), are not supported; those of vitfm, MAE's, are 10000^(-i / (D/4))."
-        )
     own_class, attended = f"{root}cls" in shapes, f"{root}MAPHead_0/probe" in shapes
-    if len(table) != _TOKENS or (own_class and attended):
-        raise ConfigError(f"{root}pos_embedding {list(table)}, class token {own_class}, MAP {attended}: not supported.")
-    in_table = own_class and math.isqrt(table[1]) ** 2 != table[1]
-    side = math.isqrt(table[1] - in_table)
-    if side**2 != table[1] - in_table:
-        raise ConfigError(f"{root}pos_embedding has {table[1]} positions, which are no square, as vitfm needs.")
+    if own_class and attended:
+        raise ConfigError(f"{root}cls beside {root}MAPHead_0, a class token and MAP, is not supported.")
     return {
         "name": "vit",
-        "image_size": side * patch_size,
         "patch_size": patch_size,
         **transformer(shapes, f"{root}Transformer"),
         "pool": "cls" if own_class else "map" if attended else "gap",
-        "class_position": in_table,
+        **_positions(shapes.get(f"{root}pos_embedding"), f"{root}pos_embedding", patch_size, own_class),
     }
+
+
+def _positions(table: Shape | None, name: str, patch_size: int, own_class: bool) -> dict[str, Any]:
+    """`image_size` and what positions are, by the shape of their table, or where there is none."""
+    if table is None:
+        return {"image_size": max(_SIDE // patch_size, 1) * patch_size, "position": "sincos2d"}
+    if len(table) != _TOKENS:
+        raise ConfigError(f"{name} {list(table)} is not supported; vitfm knows [1, N, D].")
+    in_table = own_class and math.isqrt(table[1]) ** 2 != table[1]
+    side = math.isqrt(table[1] - in_table)
+    if side**2 != table[1] - in_table:
+        raise ConfigError(f"{name} has {table[1]} positions, which are no square, as vitfm needs.")
+    return {"image_size": side * patch_size, "class_position": in_table}
 
 
 def transformer(shapes: Mapping[str, Shape], root: str) -> dict[str, Any]:
@@ -175,10 +179,11 @@ def image_rows(ours: str, root: str, model: Mapping[str, Any]) -> list[Row]:
     size, width = model["patch_size"], model["hidden_dim"]
     kernel = Way(lambda w: w.reshape(-1, width), lambda w: w.reshape(size, size, -1, width))
     apart = {**model, "pool": "cls" if model["class_position"] else "gap"}  # What is in the table of positions.
+    learned = model["position"] == "learned"
     return [
         (f"{ours}/stem/patch/kernel", f"{root}embedding/kernel", kernel),
         (f"{ours}/stem/patch/bias", f"{root}embedding/bias", same),
-        *blocks.position(ours, f"{root}pos_embedding", apart, axes=_TOKENS),
+        *(blocks.position(ours, f"{root}pos_embedding", apart, axes=_TOKENS) if learned else []),
         *([(f"{ours}/class_token", f"{root}cls", vit_rows.token)] if model["pool"] == "cls" else []),
         *transformer_rows(f"{ours}/transformer", f"{root}Transformer", model),
         *(_pooler(f"{ours}/pooler", f"{root}MAPHead_0", model) if model["pool"] == "map" else []),

@@ -35,6 +35,8 @@ def read(found: folder.Folder, objective: Mapping[str, Any], notes: list[str]) -
         notes.append(
             _ASSUMED.format("A .npz says nothing of images", data["image_size"], "set config.data of the import")
         )
+        if spec.get("position") == "sincos2d":
+            notes.append("It stores no positions: big_vision's fixed ones are computed, posemb = 'sincos2d'.")
     else:
         data = preprocessing.assumed(spec.get("image_size", 224))
         none = f"There is no {folder.PROCESSOR}"

@@ -16,6 +16,7 @@ from vitfm.models.norms import NORMS, Norm
 
 # "plain" is written below, "cudnn" is cuDNN's flash attention for NVIDIA GPUs, "splash" JAX's Pallas kernel for TPUs.
 Implementation = Literal["plain", "cudnn", "splash"]
+Biases = Literal["qkv", "qv", "kv", "qk", "q", "k", "v", ""]  # Which of queries, keys and values have some.
 Rotation = tuple[jax.Array, jax.Array]
 _PLATFORM = {"cudnn": "gpu", "splash": "tpu"}
 _LANES = 128  # Splash attention works on whole tiles of so many tokens.
@@ -95,7 +96,7 @@ class Attention(nn.Module):
 
     num_heads: int
     dtype: jnp.dtype = jnp.float32
-    qkv_bias: str = "qkv"
+    qkv_bias: Biases = "qkv"
     out_bias: bool = True
     qk_norm: Norm | None = None
     epsilon: float = 1e-6

@@ -79,12 +79,14 @@ def geometric_matrix(old: int, new: int) -> np.ndarray:
     return np.stack([np.interp(wanted, points, one) for one in np.eye(old)], axis=1).astype(np.float32)
 
 
-def sincos(grid: Grid, width: int) -> jax.Array:
+def sincos(grid: Grid, width: int, *, closed: bool = False) -> jax.Array:
     """Fixed position embeddings [h, w, D]: sines and cosines of the column in the first half, of the row in the second.
 
-    As in MAE's and MoCo v3's code (Chen et al. 2021, arXiv:2104.02057), where the column comes first.
+    As in MAE's and MoCo v3's code (Chen et al. 2021, arXiv:2104.02057), where the column comes first. Frequencies fall
+    geometrically from 1 towards 1/10000; `closed`, the last is 1/10000 itself, as in big_vision's `posemb_sincos_2d`.
     """
-    frequency = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
+    count = width // 4
+    frequency = 10_000.0 ** (-np.arange(count) / (count - closed))
     row, column = (np.arange(side)[:, None] * frequency for side in grid)
     waves = lambda angle: np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
     shape = (*grid, width // 2)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from vitfm.models.activations import Activation
-from vitfm.models.attention import Attention, Implementation
+from vitfm.models.attention import Attention, Biases, Implementation
 from vitfm.models.drop_path import drop_path, drop_rates, fold_in
 from vitfm.models.local import in_windows
 from vitfm.models.mlp import Mlp
@@ -56,7 +56,7 @@ class Style:
     layer_scale: float | None = None
     gated_mlp: bool = False
     mlp_bias: bool = True
-    qkv_bias: str = "qkv"
+    qkv_bias: Biases = "qkv"
     out_bias: bool = True
     qk_norm: bool = False
     attention: Implementation = "plain"

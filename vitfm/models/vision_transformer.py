@@ -19,9 +19,10 @@ from vitfm.models.position import Grid, Place, Resize, Rope, resize_position, si
 from vitfm.models.stem import ConvStem, drop_channels
 from vitfm.models.transformer import Transformer
 
-Position = Literal["learned", "sincos", "rope", "none"]
+Position = Literal["learned", "sincos", "sincos2d", "rope", "none"]
 Pool = Literal["cls", "gap", "cls_gap", "cls_dist", "map", "aim"]
 OF_CLASS = ("cls", "cls_gap", "cls_dist")  # Those that need the class token.
+FIXED = ("sincos", "sincos2d")  # Positions that no parameter holds.
 _ROPE, _CHANNELS = 1_000_001, 1_000_002  # What an example's key is folded with; its blocks take 0, 1, ...
 
 
@@ -188,7 +189,7 @@ class ViT(nn.Module):
 
     def _special_tokens(self) -> list[jax.Array]:
         """Class token, distillation token and registers, each [R, D], with their positions."""
-        std = 0.02 if self.position == "sincos" else self.width**-0.5
+        std = 0.02 if self.position in FIXED else self.width**-0.5
         tokens = []
         for name, wanted in (("class", self.class_token), ("distillation", self.distillation_token)):
             if wanted:
@@ -202,8 +203,8 @@ class ViT(nn.Module):
 
     def _position(self, grid: Grid) -> jax.Array | None:
         """Of a grid of patches, [h, w, D]; None where nothing is added."""
-        if self.position == "sincos":
-            return sincos(grid, self.width)
+        if self.position in FIXED:
+            return sincos(grid, self.width, closed=self.position == "sincos2d")
         if self.position != "learned":
             return None
         return resize_position(self._table(), grid, self.position_resize)

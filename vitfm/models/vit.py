@@ -11,14 +11,14 @@ from vitfm import config
 from vitfm.config import ConfigError
 from vitfm.models import attention as attentions
 from vitfm.models.activations import Activation
-from vitfm.models.attention import Implementation
+from vitfm.models.attention import Biases, Implementation
 from vitfm.models.norms import Norm
 from vitfm.models.pooling import AttentionPool
 from vitfm.models.position import Resize, Rope
 from vitfm.models.sizes import SIZES
 from vitfm.models.stem import ConvStem, PatchStem
 from vitfm.models.transformer import Remat, Style, Transformer
-from vitfm.models.vision_transformer import OF_CLASS, Pool, Position, ViT
+from vitfm.models.vision_transformer import FIXED, OF_CLASS, Pool, Position, ViT
 
 __all__ = ["SIZES", "make"]  # `vitfm.models.sized` looks for both in the file that a recipe names.
 
@@ -51,7 +51,7 @@ def make(
     norm_placement: Literal["pre", "post", "residual"] = "pre",
     final_norm: bool = True,
     layer_scale: float | None = None,
-    qkv_bias: Literal["qkv", "qv", "kv", "qk", "q", "k", "v", ""] = "qkv",
+    qkv_bias: Biases = "qkv",
     out_bias: bool = True,
     qk_norm: bool = False,
     attention: Implementation = "plain",
@@ -83,7 +83,8 @@ def make(
       stem_bias: a bias in the patch stem (CLIP has none).
       stem_norm: a norm between stem and positions (AIMv2).
       channel_dropout: probability that training sets a channel of an image to zero.
-      position: "learned" embeddings, interpolated for other grids; fixed "sincos" ones; rotary ones, "rope"; "none".
+      position: "learned" embeddings, interpolated for other grids; fixed ones, MAE's "sincos" or big_vision's
+        "sincos2d", see `vitfm.models.position.sincos`; rotary ones, "rope"; "none".
       position_resize: how learned embeddings are interpolated, see `resize_position`.
       rope: options of `vitfm.models.position.Rope`.
       relative_position: learned biases of the scores by offset, one table for each block or one for all (BEiT).
@@ -210,8 +211,8 @@ def _check_shapes(
     """Refuses sizes that do not divide."""
     if hidden_dim % num_heads:
         raise ConfigError(f"ViT: hidden_dim = {hidden_dim} does not divide into num_heads = {num_heads}.")
-    if position == "sincos" and hidden_dim % 4:
-        raise ConfigError(f"ViT: hidden_dim = {hidden_dim} must be a multiple of 4 where position = 'sincos'.")
+    if position in FIXED and (hidden_dim % 4 or hidden_dim < 8):
+        raise ConfigError(f"ViT: hidden_dim = {hidden_dim} must be 8, 12, 16, ... where position = {position!r}.")
     if position == "rope" and hidden_dim // num_heads % 4:
         raise ConfigError(
             f"ViT: heads of {hidden_dim // num_heads} features must have a multiple of 4 where position = 'rope'."
