@@ -53,6 +53,16 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
+def aimv2(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    config = tiny.get_config().to_dict()
+    style = {"norm": "rms", "gated_mlp": True, "activation": "silu", "epsilon": 1e-5}
+    style |= {"qkv_bias": "", "out_bias": False, "mlp_bias": False}
+    config["objective"] |= {"image": {**VIT, "pool": "aim", "stem_norm": True, **style}, "clamped": "loss"}
+    config["objective"]["text"] |= style
+    return trained(tmp_path_factory.mktemp("exported") / "aimv2", config)
+
+
+@pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
     """Image files of several shapes."""
     rng, found = np.random.default_rng(0), []
@@ -139,6 +149,18 @@ def test_clip_opens_in_open_clip(clip: pathlib.Path, tmp_path: pathlib.Path, fil
         text = model.encode_text(torch.tensor(ids, dtype=torch.long), normalize=True)
     assert relative_error(ours(folder, "embed_image", files), image) < FORWARD
     assert relative_error(embedded(clip), text) < FORWARD
+
+
+def test_aimv2_opens_in_transformers(aimv2: pathlib.Path, tmp_path: pathlib.Path, files: list[pathlib.Path]):
+    folder = export(aimv2, tmp_path / "hf")
+    model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ids, mask = (torch.tensor(array, dtype=torch.long) for array in texts(aimv2))
+    with torch.no_grad():
+        theirs = model.eval()(ids, pixels(folder, files), mask)
+    assert relative_error(ours(aimv2, "embed_image", files), theirs.image_embeds) < FORWARD
+    assert relative_error(embedded(aimv2), theirs.text_embeds) < FORWARD
+    assert relative_error(embedded(folder), embedded(aimv2)) < FORWARD  # By the tokenizer that lies beside it.
 
 
 TEXTS = ["a red apple", "gorilla", "an emoji of a very small bicycle"]

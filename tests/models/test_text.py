@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitfm import tree
 from vitfm.config import ConfigError
 from vitfm.models import text
 
@@ -62,6 +63,15 @@ def test_pooling_takes_the_real_tokens(pool: str):
     for row, length in enumerate((2, 5, 8)):
         tokens = features.tokens[row, :length]
         np.testing.assert_allclose(features.pooled[row], tokens[-1] if pool == "last" else tokens.mean(0), atol=1e-6)
+
+
+def test_blocks_in_the_style_of_aimv2_have_no_biases():
+    style = {"norm": "rms", "gated_mlp": True, "qkv_bias": "", "out_bias": False, "mlp_bias": False}
+    init = text.make(**SMALL, **style).init
+    params = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 8), int), jnp.ones((1, 8), bool))["params"]
+    names = {name for name, _ in tree.named_leaves(params["transformer"]["block_00"])}
+    linear = {"attention/qkv", "attention/out", "mlp/gate", "mlp/up", "mlp/down"}
+    assert names == {f"{x}/kernel" for x in linear} | {f"{x}_norm/scale" for x in ("attention", "mlp")}
 
 
 def test_order_of_tokens_matters():

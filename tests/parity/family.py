@@ -37,7 +37,8 @@ class Case:
       build: the reference in evaluation mode, as its library makes it; the test draws its weights again.
       image: height and width of what both see.
       outputs: (reference, pixels [B,C,H,W]) -> name -> tensor in our layout. `pooled` and `tokens` are our `Features`;
-        any other name is a predict function of the objective ("logits", "embed_image", "embed_text", "reconstruct").
+        `logits_per_image` is what a loss makes of both embeddings, [B,B]; any other name is a predict function of the
+        objective ("logits", "embed_image", "embed_text", "reconstruct").
       format: whose configuration and names.
       options: overrides of the objective's model spec, such as the pretraining size.
       config: their `config.json` where the reference does not know it: timm's, {"architecture", "model_args"}.
@@ -198,10 +199,19 @@ class Pair:
             features = self.tower.apply(statistics.variables(encoder), self.image)
             tokens = features.tokens if features.mask is None else features.tokens * features.mask[..., None]
             found = {"pooled": features.pooled, "tokens": tokens}
-        for name in set(names) - {"pooled", "tokens"}:
+        if "logits_per_image" in names:
+            found["logits_per_image"] = self._pairs(params)
+        for name in set(names) - {"pooled", "tokens", "logits_per_image"}:
             text = (self.case.text["text"], self.case.text["text_mask"]) if "text" in name else (self.image,)
             found[name] = self.objective.predict[name](params, *jax.tree.map(jnp.asarray, text))
         return {name: found[name] for name in names}
+
+    def _pairs(self, params: Mapping[str, Any]) -> jax.Array:
+        """Cosines of all images and texts by the factor that the loss reports."""
+        batch = {"image": self.image, **self.case.text}
+        embedded = self.objective.embed(params, {}, batch, None, jnp.int32(0))
+        _, aux = self.objective.couple(params, {}, embedded, batch, jnp.int32(0))
+        return aux.metrics["logit_scale"] * embedded["image"] @ embedded["text"].T
 
     def gradients(self, theirs: Mapping[str, torch.Tensor]) -> tuple[Any, Any]:
         """Of one random linear functional of the outputs by every parameter: (ours, theirs in our names)."""

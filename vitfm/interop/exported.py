@@ -53,7 +53,7 @@ _FAMILIES = {  # Our model -> the families that may know it, in the order in whi
     "dvae": ("flava_image_codebook",),
 }
 _OBJECTIVES = {
-    "clip": ("clip",),
+    "clip": ("clip", "aimv2"),
     "siglip": ("siglip", "siglip2"),
     "coca": ("coca",),
     "mae": ("vit_mae",),
@@ -131,6 +131,7 @@ def write(
     tensors = weights.to_theirs(rows, state) | dict(getattr(module, "computed", lambda objective: {})(objective))
     if format == "transformers":
         tensors = published.joined(name, {published.on_disk(name, key): tensor for key, tensor in tensors.items()})
+    notes += getattr(module, "NOTES", ())
     tensors = {key: _cast(tensor, dtype) for key, tensor in tensors.items()}
     configs = _configs(format, theirs, model, preprocessed, dtype)
     if "text" in objective:

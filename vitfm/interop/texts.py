@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from vitfm.config import ConfigError
+from vitfm.data import tokenizer as tokenizers
 from vitfm.data.facts import Facts
 from vitfm.data.tokenizer import Tokenizer
 from vitfm.interop import folder
@@ -19,7 +21,7 @@ def tokenizer(found: folder.Folder, objective: Mapping[str, Any]) -> dict[str, A
     """Options of `vitfm.data.tokenizer.make`, by tokenizer.json and, where there is one, tokenizer_config.json.
 
     Raises:
-      ConfigError: there is no tokenizer.json.
+      ConfigError: there is no tokenizer.json, or its texts end otherwise than the model reads them.
     """
     beside = found.path if found.path.is_dir() else found.path.parent  # Of a single file.
     file = beside / "tokenizer.json"
@@ -34,8 +36,19 @@ def tokenizer(found: folder.Folder, objective: Mapping[str, Any]) -> dict[str, A
     pad = theirs.get("pad_token")  # A name, or a mapping with the name and how it is split off.
     pad = pad.get("content") if isinstance(pad, Mapping) else pad
     options = {"path": str(file.absolute()), "length": length, **({"pad": pad} if pad else {})}
+    if objective["name"] == "clip":
+        _check_end(text.get("eos_token_id"), tokenizers.make(**options).eos_id, file)
     lowercase = objective["name"] == "siglip" and theirs.get("tokenizer_class") in _LOWERCASE
     return {**options, "lowercase": True} if lowercase else options
+
+
+def _check_end(theirs: Any, ours: int, file: pathlib.Path) -> None:
+    """Refuses a configuration by which a text is read elsewhere than at its end, where 2 is what old CLIPs say."""
+    if theirs not in (None, 2, ours):
+        raise ConfigError(
+            f"config.json: text_config.eos_token_id = {theirs}, the token at which a text is read, is not the end of "
+            f"{file}, {ours}: one of the two is of another model."
+        )
 
 
 def with_texts(theirs: dict[str, Any], facts: Facts, special: Mapping[str, Any]) -> dict[str, Any]:

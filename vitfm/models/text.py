@@ -1,4 +1,4 @@
-"""Text transformers of CLIP (Radford et al. 2021, arXiv:2103.00020, section 2.4) and SigLIP (arXiv:2303.15343)."""
+"""Text transformers of CLIP (Radford et al. 2021, arXiv:2103.00020, section 2.4), SigLIP (arXiv:2303.15343), AIMv2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from vitfm.config import ConfigError
 from vitfm.models import Features
 from vitfm.models.activations import Activation
-from vitfm.models.transformer import Remat, Transformer
+from vitfm.models.attention import Biases
+from vitfm.models.norms import Norm
+from vitfm.models.transformer import Remat, Style, Transformer
 
 Pool = Literal["last", "mean", "final"]
 
@@ -33,6 +35,7 @@ class TextTransformer(nn.Module):
     epsilon: float
     remat: bool | Remat
     dtype: jnp.dtype
+    style: Style
 
     @property
     def hidden_dim(self) -> int:
@@ -58,6 +61,7 @@ class TextTransformer(nn.Module):
             self.epsilon,
             self.remat,
             self.dtype,
+            style=self.style,
             name="transformer",
         )(x, mask)
         if self.pool == "last":
@@ -87,6 +91,11 @@ def make(
     projection_dim: int | None = None,
     activation: Activation = "gelu",
     epsilon: float = 1e-5,
+    norm: Norm = "layer",
+    qkv_bias: Biases = "qkv",
+    out_bias: bool = True,
+    gated_mlp: bool = False,
+    mlp_bias: bool = True,
     remat: bool | Remat = False,
     dtype: jnp.dtype = jnp.float32,
 ) -> TextTransformer:
@@ -104,6 +113,7 @@ def make(
         token, padding or not (SigLIP).
       projection_dim: width of a linear map of the pooled output, with a bias (SigLIP), or None.
       activation, epsilon: of the blocks.
+      norm, qkv_bias, out_bias, gated_mlp, mlp_bias: see `Style`; AIMv2's has "rms", "", False, True and False.
       remat: recompute blocks in the backward pass to save memory, see `Transformer`.
       dtype: compute dtype.
     """
@@ -124,4 +134,5 @@ def make(
         epsilon,
         remat,
         dtype,
+        Style(norm=norm, qkv_bias=qkv_bias, out_bias=out_bias, gated_mlp=gated_mlp, mlp_bias=mlp_bias),
     )

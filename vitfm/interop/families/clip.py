@@ -68,6 +68,8 @@ def write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
 
 def _towers(objective: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """All options of both towers, after refusing what no CLIP has."""
+    if objective.get("clamped", "parameter") != "parameter":
+        raise ConfigError(f"config.objective.clamped = {objective['clamped']!r} can't be exported: CLIP clamps none.")
     free = ("activation", "epsilon", "position_resize", "class_position")
     fixed = {key: value for key, value in _IMAGE.items() if key not in free}
     image = options.only(objective["image"], (*options.SIZES, *free), where="objective.image", **fixed)
