@@ -37,6 +37,8 @@ setup(
         "pillow>=10",  # tensorboardX writes pictures with it without asking for it.
         "rich>=13.7",
         "safetensors>=0.4",
+        "simplejpeg>=1.8",
+        "scipy>=1.12",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.21",
@@ -68,6 +70,8 @@ setup(
             "torch==2.13.0",
             "torchvision==0.28.0",
             "transformers>=5.0",
+            "webdataset>=1.0",
+            "usearch>=2.16",
         ],
         "parquet": ["pyarrow>=17"],  # Sources of it, and the evaluator `features`, which writes it.
         "tiff": ["imagecodecs>=2024.6", "tifffile>=2024.6"],  # TIFF, GeoTIFF and their codecs.
@@ -75,6 +79,7 @@ setup(
         "beam": ["apache-beam>=2.60"],  # `python -m vitfm.data prepare` on many machines.
         "gcs": ["gcsfs>=2024.6"],  # Paths gs://...
         "s3": ["s3fs>=2024.6"],  # Paths s3://...
+        "search": ["usearch>=2.16"],  # `python -m vitfm.data duplicates --run` on more than 50,000 images.
         "tools": ["resvg-py>=0.1"],  # tools/build_emoji.py draws SVG with it.
     },
     entry_points={"console_scripts": ["vitfm=vitfm.main:console"]},

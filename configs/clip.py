@@ -13,6 +13,7 @@ import ml_collections
 
 ALL_NAMES = "tfds:emoji:train+test_concept"
 TEMPLATES = ("{}", "an emoji of {}")
+CAPTIONS = ("{}", "{} emoji", "an emoji of {}", "a drawing of {}", "a picture of {}", "an icon of {}")
 
 
 def scaled(images: int) -> dict:
@@ -57,7 +58,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "rotation": 6.0,
             "flip": False,
         },
-        "captions": {"name": "name", "tags": "tags", "tag_probability": 0.2},
+        "captions": {"name": "name", "tags": "tags", "templates": CAPTIONS, "tag_probability": 0.2},
         "tokenizer": {"path": "emoji_bpe", "length": 12},
         "columns": {"concept": "codepoint"},
         "augment": {"background": "random", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "grayscale": 0.1},

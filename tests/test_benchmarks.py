@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 from typing import Any
 
 import jax
@@ -16,8 +17,11 @@ import pytest
 from benchmarks import (
     backbones,
     clip_vs_open_clip,
+    data,
     equal_time,
     mae_saving,
+    photographs,
+    pipelines,
     representations,
     step,
     supervised_vs_timm,
@@ -157,6 +161,51 @@ def test_backbones_are_compared(tmp_path):
     for sides in result["sides"].values():
         assert sides["vitfm"]["parameters"] == sides["timm"]["parameters"]
         assert all(len(side["milliseconds"]) == 2 for side in sides.values())
+
+
+def test_pipelines_are_compared(tmp_path):
+    options = (f"--folder={tmp_path}", "--files=12", "--epochs=2", "--batch=4", "--workers=1")
+    text, result = run("data", tmp_path / "data.json", *options, "--sides=vitfm,vitfm-ten")
+    assert all(name in text for name in (*data.COLUMNS, "vitfm 1", "vitfm-ten 1"))
+    sides = result["sides"]
+    assert sides["vitfm 1"]["shapes"] == {"image": [4, 224, 224, 3, "uint8"]}
+    expected = {"global": [4, 2, 224, 224, 3, "uint8"], "local": [4, 8, 96, 96, 3, "uint8"]}
+    assert sides["vitfm-ten 1"]["shapes"] == expected
+    for side in sides.values():
+        assert [turn["images"] for turn in side["turns"]] == [12, 12]
+        assert all(turn["seconds"] > 0 and turn["memory_bytes"] > 2**20 for turn in side["turns"])
+    assert result["summary"]["vitfm 1"]["ratio"] is None  # Nobody stands beside it.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchvision", "torchvision-v2", "webdataset", "torchvision-ten"])
+def test_other_pipelines_make_the_same_shapes(name: str, tmp_path):
+    pytest.importorskip("webdataset" if name == "webdataset" else "torch")
+    options = (f"--folder={tmp_path}", "--files=16", "--epochs=1", "--batch=4", "--workers=1", f"--sides={name}")
+    _, result = run("data", tmp_path / "data.json", *options)
+    (side,) = result["sides"].values()
+    ten = {"global": [4, 2, 3, 224, 224, "torch.uint8"], "local": [4, 8, 3, 96, 96, "torch.uint8"]}
+    assert side["shapes"] == (ten if name.endswith("ten") else {"image": [4, 3, 224, 224, "torch.uint8"]})
+
+
+def test_photographs_are_the_same_everywhere_and_as_large_as_photographs(tmp_path):
+    files = sorted(photographs.make(tmp_path, 12).glob("*/*.jpg"))
+    assert [file.read_bytes() for file in files] == [photographs.encoded(int(file.stem)) for file in files]
+    assert 60_000 < np.mean([file.stat().st_size for file in files]) < 140_000
+    assert {photographs.picture(number).shape for number in range(12)} <= {(*size, 3) for size in photographs.SIZES}
+    (tar,) = photographs.shards(files[0].parents[1])
+    with tarfile.open(tar) as members:
+        assert len(members.getnames()) == 12
+
+
+def test_processor_time_and_memory_are_of_all_processes():
+    before, started = pipelines.processor_seconds(), pipelines.memory()
+    burn = "s = bytearray(2**26)\nfor i in range(3 * 10**6): pass\nprint(flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        assert pipelines.processor_seconds() > before
+        assert pipelines.memory() - started > 2**25
+        child.stdin.close()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ FLOORS = [
     {"objectives"},
     {"interop", "train_state", "train_step"},
     {"recipe", "run", "program", "teachers", "host", "overrides", "own_data"},
-    {"diagnose", "evaluate", "health", "interrupt", "intervals", "results", "session", "train_lib", "workdirs"},
+    {"bad_data", "diagnose", "evaluate", "health", "interrupt", "intervals", "results", "session", "starting"}
+    | {"show", "train_lib", "workdirs"},
     {"main", "report"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,5 +1,6 @@
 """Processes that are joined by a network train what one process with as many devices trains."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from vitfm import bad_data
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.data import loader as loading
 from vitfm.data import pipeline
+
+SPOILED = f"--config={tiny.ROOT / 'tests/tiny.py'}:spoiled"  # The last on a command line counts.
 
 
 def launched(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen[str]:
@@ -30,7 +34,7 @@ def launched(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen[str]:
 def one(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """One process with two devices."""
     workdir = tmp_path_factory.mktemp("processes") / "one"
-    done = tiny.run(["vitfm.main"], workdir)
+    done = tiny.run(["vitfm.main"], workdir, SPOILED)
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -38,7 +42,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def two(one: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
     """The same run in two processes, and the lines they printed."""
-    with launched(one.with_name("two")) as process:
+    with launched(one.with_name("two"), SPOILED) as process:
         output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return one.with_name("two"), output.splitlines()
@@ -50,6 +54,18 @@ def test_two_processes_are_one(one: pathlib.Path, two: tuple[pathlib.Path, list[
     for row, other in zip(found, expected, strict=True):
         for name in row:
             assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
+
+
+def test_what_is_bad_is_counted_and_listed_once_for_all(one: pathlib.Path, two: tuple[pathlib.Path, list[str]]) -> None:
+    expected = (one / bad_data.FILE).read_text()
+    assert (two[0] / bad_data.FILE).read_text() == expected
+    lines = [json.loads(line) for line in expected.splitlines()]
+    counts = collections.Counter(line["where"] for line in lines)
+    assert counts["spoiled train"] > 20 and counts["spoiled validation[:30]"] == 6  # A fifth of 160, and of 30.
+    assert {line["reason"] for line in lines} == {"truncated", "empty"}
+    last = [row for row in tiny.rows(two[0]) if "loss" in row][-1]
+    assert last["data/bad/truncated"] + last["data/bad/empty"] == last["data/replaced"] == counts["spoiled train"]
+    assert len([line for line in two[1] if "others stand for them" in line]) == 1
 
 
 def test_only_the_first_process_writes_and_speaks(two: tuple[pathlib.Path, list[str]]) -> None:
@@ -64,16 +80,19 @@ def test_only_the_first_process_writes_and_speaks(two: tuple[pathlib.Path, list[
 def test_its_checkpoint_restores_in_one_process(one: pathlib.Path, two: tuple[pathlib.Path, list[str]]) -> None:
     expected, found = tiny.state(one), tiny.state(two[0])
     assert found.keys() == expected.keys()
-    for name, leaf in found.items():
-        np.testing.assert_allclose(leaf, expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+    for name, leaf in found.items():  # The gradient of a key's bias is rounding alone, which Adam makes much of.
+        np.testing.assert_allclose(
+            leaf, expected[name], rtol=1e-3, atol=1e-3 if "qkv.bias" in name else 1e-4, err_msg=name
+        )
 
 
 def test_one_process_goes_on_where_two_stopped(one: pathlib.Path, two: tuple[pathlib.Path, list[str]]) -> None:
     workdir = shutil.copytree(two[0], one.with_name("moved"))
     shutil.rmtree(workdir / "checkpoints/10")
-    done = tiny.run(["vitfm.main"], workdir)
+    done = tiny.run(["vitfm.main"], workdir, SPOILED)
     assert done.returncode == 0, done.stderr
     assert "going on from step 8" in done.stdout
+    assert (workdir / bad_data.FILE).read_bytes() == (one / bad_data.FILE).read_bytes()
     assert [row["step"] for row in tiny.rows(workdir)] == [row["step"] for row in tiny.rows(one)]
     assert tiny.rows(workdir)[-2]["loss"] == pytest.approx(tiny.rows(one)[-2]["loss"], rel=1e-4)
 
@@ -103,6 +122,16 @@ def test_a_process_that_dies_ends_the_others(one: pathlib.Path) -> None:
     with launched(one.with_name("dies"), "--config.total=100000", "--config.objective.name=tests.dying") as process:
         output, _ = process.communicate(timeout=900)
     assert process.returncode == 128 + signal.SIGKILL, output
+
+
+@pytest.mark.slow
+def test_too_many_bad_examples_stop_all_at_the_same_step(one: pathlib.Path) -> None:
+    workdir = one.with_name("too_many")
+    with launched(workdir, SPOILED, "--config.data.max_bad=0.2", "--config.total=200", "--config.evals={}") as process:
+        output, _ = process.communicate(timeout=900)
+    assert process.returncode == 2, output
+    assert "examples of spoiled train can't be used" in output and "Step 63 is saved" in output
+    assert Checkpoints(workdir / "checkpoints").latest() == 63  # A thousand examples were seen.
 
 
 def test_a_mistake_is_said_by_every_process_and_ends_all(one: pathlib.Path) -> None:

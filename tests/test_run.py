@@ -16,8 +16,7 @@ from vitfm import recipe as recipes
 from vitfm import run as runs
 from vitfm.checkpoint.manager import CheckpointError, Checkpoints
 from vitfm.config import ConfigError
-from vitfm.data import image as images
-from vitfm.data import sources
+from vitfm.data import formats, sources
 from vitfm.evals import embeddings
 from vitfm.parallel import mesh as meshes
 
@@ -110,7 +109,7 @@ def test_users_and_evaluators_see_the_same_embeddings(run: runs.Run) -> None:
     source = sources.make("tfds:emoji:validation[:20]")
     examples = [source[i] for i in range(20)]
     seen = embeddings.of_images(context, run.params, source, context.batch_size(7))
-    pixels = [images.decode(example["image"], alpha=True) for example in examples]
+    pixels = [formats.decode(example["image"], data.spec) for example in examples]
     np.testing.assert_allclose(run.embed_image(pixels), seen, rtol=1e-4, atol=1e-5)
     names = [example["name"] for example in examples]
     found = embeddings.of_texts(context, run.params, names, context.batch_size(7))

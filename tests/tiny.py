@@ -30,9 +30,8 @@ TIMED = ("seconds", "images_per_second", "data/wait")  # Numbers of a row that n
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """A CLIP recipe that is not tuned with configs/clip.py, but has all of its parts."""
-    del arg
-    return ml_collections.ConfigDict(
+    """A CLIP recipe that is not tuned with configs/clip.py, but has all of its parts; "spoiled" has bad images, too."""
+    config = ml_collections.ConfigDict(
         {
             "seed": 0,
             "total": f"{TOTAL} steps",
@@ -74,6 +73,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             },
         }
     )
+    if arg == "spoiled":
+        config.data.update({"source": "tests.spoiled:train", "max_bad": 0.5})
+        config.evals.validation.source = "tests.spoiled:validation[:30]"
+    return config
 
 
 def arguments(workdir: pathlib.Path, *overrides: str) -> list[str]:

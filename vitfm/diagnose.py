@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 
 from vitfm import train_step, tree
 from vitfm.config import UserError
+from vitfm.session import Session
 from vitfm.train_state import TrainState
 
 
@@ -51,3 +52,24 @@ def first_bad(
             if not ok:
                 return f"{stage}/{path}"
     return "optimizer update"
+
+
+def stop(session: Session, state: TrainState) -> NoReturn:
+    """Saves the last good state, names the first bad tensor and ends the run.
+
+    Raises:
+      Diverged: always.
+    """
+    p = session.program
+    good = session.logged = int(state.step)
+    state = state.replace(healthy=jnp.ones_like(state.healthy))
+    batch, _ = next(p.batches(good))
+    path = first_bad(p.gradients, p.data.preprocess_train, state, batch, p.recipe.seed)
+    session.settle(good)
+    session.save(state, good)
+    session.checkpoints.wait()
+    raise Diverged(
+        f"Step {good + 1} is not finite; the first bad tensor is {path}. The state after step {good}, the last good "
+        f"one, is saved in {session.directory / 'checkpoints'}. A lower learning rate, a longer warm-up or a smaller "
+        "config.optim.clip_norm usually helps; give the changed config a --workdir of its own."
+    )

@@ -18,6 +18,7 @@ from vitfm import config as config_lib
 from vitfm import overrides, program, workdirs
 from vitfm import recipe as recipes
 from vitfm import run as runs
+from vitfm.bad_data import BadData
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.config import ConfigError
 from vitfm.data import pipeline
@@ -69,10 +70,12 @@ def evaluate(
         subject = _imported(recipe, directory, untrained)
     else:
         subject = _trained(recipe, directory, step, untrained)
-    context = runs.eval_context(subject.data, subject.objective, subject.mesh, directory)
+    unusable = BadData(directory)
+    context = runs.eval_context(subject.data, subject.objective, subject.mesh, directory, unusable.unreadable)
     evaluators = {name: evaluation.make(name, spec, context) for name, spec in specs.items()}
     workdirs.use_compile_cache(directory, recipe.compile_cache)
     models, step, seconds = subject.models()
+    unusable.begin(None)
     found: dict[str, float] = {}
     with Writer(directory) as writer:
         for number, (name, evaluator) in enumerate(evaluators.items(), 1):
@@ -83,6 +86,8 @@ def evaluate(
                     writer.picture(step, metric, value)
                 else:
                     values[metric] = float(value)
+            for line in unusable.settle(step):
+                print(line)
             if values:
                 writer.scalars(step, values, examples=step * recipe.batch_size, seconds=seconds)
             result = workdirs.result(directory)

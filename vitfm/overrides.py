@@ -29,9 +29,10 @@ def load(file: str, pairs: Sequence[tuple[str, str]]) -> ml_collections.ConfigDi
     config = ml_collections.ConfigDict(config)
     own = _source(config)
     apply(config, pairs, "--config")
-    if own_data.differs(_source(config), own):
-        for line in own_data.fit(config, [key for key, _ in pairs]):
-            print(f"vitfm: {_source(config)}: {line}", file=sys.stderr)
+    source = _source(config)
+    if own_data.differs(source, own):
+        for line in own_data.fit(config, own, [key for key, _ in pairs]):
+            print(f"vitfm: {source}: {line}", file=sys.stderr)
     return config
 
 

@@ -7,7 +7,9 @@ What was given on the command line stays as it is.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -30,11 +32,12 @@ def differs(source: Any, own: Any) -> bool:
     return source is not None and own is not None and _collection(source) != _collection(own)
 
 
-def fit(config: ml_collections.ConfigDict, given: Collection[str]) -> list[str]:
+def fit(config: ml_collections.ConfigDict, own: Any, given: Collection[str]) -> list[str]:
     """Makes what `config` says of its data true of `config.data.source`.
 
     Args:
       config: a recipe whose source was replaced; it is changed.
+      own: the source it was written for.
       given: dotted keys from the command line, which are left alone.
 
     Returns:
@@ -46,7 +49,7 @@ def fit(config: ml_collections.ConfigDict, given: Collection[str]) -> list[str]:
     spec = config.data.source
     source = sources.make(spec.to_dict() if isinstance(spec, ml_collections.ConfigDict) else spec)
     with config.unlocked(), config.ignore_type():
-        return list(_fit(config, source, _Given(given)))
+        return list(_fit(config, source, own, _Given(given)))
 
 
 class _Given:
@@ -60,13 +63,17 @@ class _Given:
         return any(f"{own}.".startswith(f"{key}.") or f"{key}.".startswith(f"{own}.") for own in self._keys)
 
 
-def _fit(config: ml_collections.ConfigDict, source: base.Source, given: _Given) -> Iterator[str]:
+def _fit(config: ml_collections.ConfigDict, source: base.Source, own: Any, given: _Given) -> Iterator[str]:
     data = config.data
     label, caption = (base.role(source, name) for name in ("label", "caption"))
     image = base.role(source, "image")
     if image and image != data.get("image", "image") and "data.image" not in given:
         data.image = image
         yield f"images are the feature {image!r}"
+    other = data.get("channels", 3) != 3 or (data.get("input") or {}).get("dtype", "uint8") != "uint8"
+    if data.get("alpha") and other and "data.alpha" not in given:
+        data.alpha = False
+        yield "images have no opacity: that is for 8-bit RGB"
     if data.get("label") is not None and "data.label" not in given:
         data.label = {"feature": _needed(label, "labels", "data.label.feature", source)}
         yield f"labels are the feature {label!r}"
@@ -85,7 +92,22 @@ def _fit(config: ml_collections.ConfigDict, source: base.Source, given: _Given) 
         data.cache_gb = 0.0  # Made for a few thousand drawings: photographs would fill it and be decoded whole.
         if "data.threads" not in given:
             data.threads = os.cpu_count() or 1
+    if "total" not in given:
+        yield from _lengthened(config, len(source), own)
     yield from _evaluated(config, source, {"label": label, "caption": caption}, given)
+
+
+def _lengthened(config: ml_collections.ConfigDict, examples: int, own: Any) -> Iterator[str]:
+    """Fewer images than the recipe's own are seen more often: as many steps, not as many epochs."""
+    epochs = re.fullmatch(r"(\d+(?:\.\d+)?) epochs?", str(config.total))
+    try:
+        most = len(sources.make(own)) if epochs else 0
+    except ConfigError:  # It is not here.
+        return
+    if examples < most:
+        steps = math.ceil(float(epochs[1]) * most / config.batch_size)
+        yield f"{config.total} of so few images would be short: {steps} steps, as with the recipe's own"
+        config.total = f"{steps} steps"
 
 
 def _evaluated(
@@ -98,11 +120,13 @@ def _evaluated(
     whole = not isinstance(spec, str) or parts.split(spec)[1] is not None or len(source) < HELDOUT
     train, test = (spec, spec) if whole else (f"{spec}#:90%", f"{spec}#90%:")
     kept: dict[str, dict[str, Any]] = {}
-    for name, evaluator in config.evals.to_dict().items():
+    for evaluator in config.evals.to_dict().values():
         moved = _moved(evaluator, roles, train, test, texts=_texts(source, roles["label"]))
-        twin = any(_question(moved) == _question(other) for other in kept.values()) if moved else False
-        if moved and not twin and not (whole and "train" in moved):
-            kept[name] = moved
+        if moved is None or (whole and "train" in moved):
+            continue
+        # Those that differed in what they read are one now: drawn where one of them was, and as often.
+        shown = {key: moved[key] for key in ("every", "pictures") if moved.get(key)}
+        kept[moved["name"]] = {**moved, **kept.get(moved["name"], {}), **shown}
     config.evals = kept
     if kept and not whole:
         config.data.source = train
@@ -129,11 +153,6 @@ def _moved(
         moved["tasks"] = {"zeroshot": {"label": roles["label"], "classes": train}} if texts else None
         moved["templates"] = ("{}", "a photo of {}")
     return None if any(value is None and evaluator.get(key, "") is not None for key, value in moved.items()) else moved
-
-
-def _question(evaluator: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an evaluator's options makes it another one."""
-    return {key: value for key, value in evaluator.items() if key not in ("every", "pictures")}
 
 
 def _texts(source: base.Source, label: str | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +15,8 @@ from vitfm import config as config_lib
 from vitfm import optim, train_state, train_step
 from vitfm import recipe as recipes
 from vitfm.config import ConfigError, Duration
+from vitfm.data import bad, pipeline
 from vitfm.data import loader as loading
-from vitfm.data import pipeline
 from vitfm.objectives.base import Objective
 from vitfm.parallel import compiler, sharding
 from vitfm.parallel import mesh as meshes
@@ -53,6 +53,15 @@ class Program:
     init: Callable[[jax.Array], TrainState]
     step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
 
+    def batches(self, first: int) -> Iterator[tuple[Any, list[tuple[int, bad.Found]]]]:
+        """Global batches on the devices from step `first` on, each with the bad examples among this process's rows.
+
+        Their transfer is begun and not waited for: it takes place beside the steps in flight.
+        """
+        for step, rows in enumerate(self.loader.batches(first), first):
+            replaced = self.loader.replaced(step, rows.pop(loading.REPLACED))
+            yield meshes.place_local(self.mesh, rows), replaced
+
     def compiled(self, batch: Any) -> jax.stages.Compiled:
         """`step` for batches like this one, as the devices run it best."""
         return self.step.lower(self.shapes, batch).compile(compiler.options(self.mesh))
@@ -78,7 +87,7 @@ def build(recipe: Recipe, devices: Sequence[jax.Device] | None = None) -> Progra
     meshes.check_batch(recipe.batch_size, recipe.accumulate, mesh.size)
     data = recipes.make_data(recipe)
     loader = data.train_loader(batch_size=recipe.batch_size, seed=recipe.seed)
-    total, to_steps = _durations(recipe, len(loader.source))
+    total, to_steps = _durations(recipe, loader.epoch)
     schedule = lambda spec, where: optim.schedules.value(spec, total=total, to_steps=to_steps, where=where)
     objective = recipes.make_objective(recipe, data, schedule)
 

@@ -86,7 +86,8 @@ class Recipe:
 
 
 # What may differ between two runs of one workdir: it does not change what is learned.
-FREE_KEYS = ("log_every", "profile", "compile_cache", "checkpoint", "data.threads", "data.workers", "evals")
+FREE_KEYS = ("log_every", "profile", "compile_cache", "checkpoint", "evals")
+FREE_KEYS += ("data.threads", "data.workers", "data.max_bad")
 
 
 def parse(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Recipe:
@@ -104,12 +105,14 @@ def plain(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, An
 
 
 def with_classes(config: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    """`config` with the classes that were read from the data, so that the model can be loaded where the data is not."""
-    label = config["data"].get("label")
-    if label is None:
-        return dict(config)
-    known = {"classes": list(facts.classes), "multi_label": facts.multi_label}
-    return {**config, "data": {**config["data"], "label": {**label, **known}}}
+    """`config` with what was asked of the data, so that the model can be loaded where the data is not."""
+    known = {
+        "label": {"feature": facts.label, "classes": list(facts.classes), "multi_label": facts.multi_label},
+        "captions": {"name": facts.caption},
+    }
+    data = config["data"]
+    answers = {key: {**data[key], **own} for key, own in known.items() if data.get(key) is not None}
+    return {**config, "data": {**data, **answers}}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

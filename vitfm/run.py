@@ -15,8 +15,8 @@ import numpy as np
 from vitfm import config as config_lib
 from vitfm import recipe as recipes
 from vitfm.checkpoint.manager import Checkpoints
-from vitfm.data import image as images
-from vitfm.data import pipeline, sources
+from vitfm.data import bad, bands, pipeline, sources
+from vitfm.data.inputs import Input
 from vitfm.data.tokenizer import Tokenizer
 from vitfm.evals import base
 from vitfm.interop import imported
@@ -35,7 +35,8 @@ class Run:
       config: the recipe it was trained with.
       params: nested dict of arrays.
       step: the step they are from.
-      predict: name -> function of what a user has: images (uint8 [B,H,W,C] of any size, or a list of such) or texts
+      predict: name -> function of what a user has: images (uint8 [B,H,W,C] of any size, or a list of such;
+        of another type where `config.data.input` says so) or texts
         (a list of str); returns NumPy arrays, float32, but for codes and token ids, which are int32.
     """
 
@@ -141,7 +142,7 @@ def _for_users(
 
     @functools.wraps(function)
     def predict(items: Any) -> np.ndarray:
-        items = _texts(name, items) if "text" in name else _images(name, items, data.facts.channels)
+        items = _texts(name, items) if "text" in name else _images(name, items, data.spec)
         chunks = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
         found = np.concatenate([np.asarray(jitted(params, *prepare(chunk))) for chunk in chunks])
         return found if found.dtype == np.int32 else found.astype(np.float32)
@@ -161,39 +162,51 @@ def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
     return texts
 
 
-def _images(name: str, batch: np.ndarray | Sequence[np.ndarray], channels: int) -> list[np.ndarray]:
+def _images(name: str, batch: np.ndarray | Sequence[np.ndarray], spec: Input) -> list[np.ndarray]:
     """The images of a batch, as a list.
 
     Raises:
       ValueError: they are no images, or a single one, which is no batch.
     """
     arrays = [np.asarray(image) for image in batch]
-    allowed = (3, 4) if channels == 3 else (channels,)
-    bad = [x for x in arrays if x.dtype != np.uint8 or x.ndim != 3 or x.shape[-1] not in allowed or not x.size]
+    allowed = (3, 4) if spec.channels == 3 and spec.dtype == "uint8" else (spec.channels,)
+    bad = [x for x in arrays if x.dtype != spec.dtype or x.ndim != 3 or x.shape[-1] not in allowed or not x.size]
     if bad or not arrays:
         found = f"{bad[0].dtype} {list(bad[0].shape)} among them" if bad else "none"
         known = " or ".join(map(str, allowed))
-        raise ValueError(f"{name} takes images, uint8 [B,H,W,{known}] or a list of [H,W,{known}]; got {found}.")
+        raise ValueError(f"{name} takes images, {spec.dtype} [B,H,W,{known}] or a list of [H,W,{known}]; got {found}.")
     return arrays
 
 
 def _on_pixels(function: Callable[..., jax.Array], data: pipeline.Data) -> Callable[..., jax.Array]:
-    """A predict function of normalised images, made one of uint8 images."""
+    """A predict function of normalised images, made one of images as they are read."""
     return lambda params, image: function(params, data.preprocess_eval({"image": image})["image"])
 
 
 def eval_context(
-    data: pipeline.Data, objective: Objective, mesh: jax.sharding.Mesh, directory: str | pathlib.Path = "."
+    data: pipeline.Data,
+    objective: Objective,
+    mesh: jax.sharding.Mesh,
+    directory: str | pathlib.Path = ".",
+    unreadable: Callable[[str, bad.Found], None] | None = None,
 ) -> base.Context:
-    """What evaluators work with: predict functions jitted over the mesh, and evaluation data placed on it."""
+    """What evaluators work with: predict functions jitted over the mesh, and evaluation data placed on it.
+
+    Images that can't be read are evaluated as zeros, and `unreadable` is told of them with the source's name; without
+    it the first one raises.
+    """
 
     def on_devices(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        placed = {"out_shardings": meshes.replicated(mesh), "compiler_options": compiler.options(mesh)}
-        jitted = jax.jit(meshes.under(mesh, function), **placed)
-        return lambda whole, *arrays: jitted(whole, *(_placed(x, mesh) for x in arrays))
+        @functools.cache  # XLA is asked for its options at the first call, not before a recipe is known to make sense.
+        def jitted() -> Callable[..., jax.Array]:
+            placed = {"out_shardings": meshes.replicated(mesh), "compiler_options": compiler.options(mesh)}
+            return jax.jit(meshes.under(mesh, function), **placed)
+
+        return lambda whole, *arrays: jitted()(whole, *(_placed(x, mesh) for x in arrays))
 
     def batches(source: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[Mapping[str, jax.Array]]:
-        for batch in data.eval_batches(source, batch_size):
+        noted = None if unreadable is None else functools.partial(unreadable, source.name)
+        for batch in data.eval_batches(source, batch_size, noted):
             yield meshes.place_local(mesh, batch)
 
     pixels = lambda name, function: function if "text" in name else _on_pixels(function, data)
@@ -202,7 +215,7 @@ def eval_context(
         sources.make,
         batches,
         data.tokenizer,
-        lambda example: images.decode(example[data.image_key], alpha=False),
+        lambda example: _picture(example, data),
         mesh.size,
         classes=data.facts.classes,
         multi_label=data.facts.multi_label,
@@ -212,6 +225,14 @@ def eval_context(
         mesh=mesh,
         directory=pathlib.Path(directory).expanduser(),
     )
+
+
+def _picture(example: Mapping[str, Any], data: pipeline.Data) -> np.ndarray:
+    """The image of an example, uint8 [H,W,3], for people; a black one where it can't be read."""
+    try:
+        return bands.picture(example[data.image_key], data.spec)
+    except ValueError:
+        return np.zeros((data.facts.image_size, data.facts.image_size, 3), np.uint8)
 
 
 def _placed(array: Any, mesh: jax.sharding.Mesh) -> jax.Array:

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vitfm.bad_data import BadData
 from vitfm.checkpoint import warm_start
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.evals import base as evaluation
@@ -40,6 +41,7 @@ class Session:
       checkpoints: where the state is kept.
       clock: wall-clock seconds by phase.
       trace: the profiler's, while it is open.
+      bad: what is known of examples that can't be used.
       writer, bar: what a person sees; silent on all processes but the first.
       start: the parameters of another run that this one begins with, where it has not begun yet.
       teacher: the parameters that its objective's frozen teacher begins with, likewise.
@@ -61,6 +63,7 @@ class Session:
     checkpoints: Checkpoints
     clock: Timers
     trace: contextlib.ExitStack
+    bad: BadData
     writer: Writer | Silent = dataclasses.field(default_factory=Silent)
     bar: progress.Bar | progress.Lines | Silent = dataclasses.field(default_factory=Silent)
     start: warm_start.Start | None = None
@@ -88,6 +91,11 @@ class Session:
         self.latest |= {name: value for name, value in values.items() if not name.startswith(files.WARNING)}
         self.rows += 1
 
+    def settle(self, step: int) -> None:
+        """Counts the bad examples up to a step, and tells of new ones."""
+        for line in self.bad.settle(step):
+            self.bar.note(line)
+
     def save(self, state: TrainState, step: int) -> None:
         """Saves in the background; the state may be donated as soon as this returns.
 
@@ -100,5 +108,6 @@ class Session:
             "logged": self.logged,
             "window": self.window.stored(),
             "lineage": self.lineage,
+            "bad": dict(self.bad.counts),
         }
         self.checkpoints.save(step, state, meta)

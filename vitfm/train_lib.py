@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from vitfm import config as config_lib
-from vitfm import diagnose, health, interrupt, intervals, program, results, teachers, tree, workdirs
+from vitfm import diagnose, health, interrupt, intervals, program, results, starting, teachers, tree, workdirs
 from vitfm import recipe as recipes
 from vitfm import run as runs
+from vitfm.bad_data import BadData, TooManyBad
 from vitfm.checkpoint import warm_start
 from vitfm.checkpoint.manager import Checkpoints
-from vitfm.data import loader as loading
+from vitfm.config import UserError
 from vitfm.evals import base as evaluation
-from vitfm.interop import imported
 from vitfm.intervals import Every
 from vitfm.metrics import progress
 from vitfm.metrics.timers import Timers, share
 from vitfm.metrics.window import Window
 from vitfm.metrics.writers import Writer
-from vitfm.models import resizing, statistics
-from vitfm.parallel import mesh as meshes
 from vitfm.program import Program
 from vitfm.session import Session
 from vitfm.train_state import TrainState
@@ -62,7 +60,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
                 return result
             signals = stack.enter_context(interrupt.Signals())
             _begin(session, stack)
-            state = _restore_or_start(session)
+            state = starting.state(session)
         _train(session, state, signals)
         session.bar.close()
         with clock("checkpoint"):
@@ -77,14 +75,15 @@ def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: context
     built = program.build(recipes.parse(config))
     config = recipes.with_classes(config, built.data.facts)
     times = intervals.make(built)
-    evaluators = _evaluators(built, workdir)
+    bad = BadData(pathlib.Path(workdir).expanduser(), built.loader, built.data.max_bad)
+    evaluators = _evaluators(built, workdir, bad)
     directory = workdirs.claim(workdir, config)
     workdirs.use_compile_cache(directory, built.recipe.compile_cache)
     checkpoints = Checkpoints(directory / "checkpoints", keep=times.keep, keep_every=times.keep_every)
     stack.enter_context(checkpoints)
     trace = stack.enter_context(contextlib.ExitStack())
     first = checkpoints.latest() or 0
-    start, teacher = (None, None) if first else (_warm_start(built), teachers.read(built))
+    start, teacher = (None, None) if first else (starting.read(built), teachers.read(built))
     lineage = {**(start.lineage if start else {}), **({"teacher": teacher.lineage} if teacher else {})}
     return Session(
         built,
@@ -95,6 +94,7 @@ def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: context
         checkpoints,
         clock,
         trace,
+        bad,
         start=start,
         teacher=teacher,
         lineage=lineage or None,
@@ -102,28 +102,11 @@ def _open(config: Mapping[str, Any], workdir: str, clock: Timers, stack: context
     )
 
 
-def _warm_start(p: Program) -> warm_start.Start | None:
-    """What a new run takes from another's checkpoint, where its recipe names one."""
-    if p.recipe.init is None:
-        return None
-    models = [spec for spec in p.recipe.objective.values() if isinstance(spec, Mapping)]
-    own = next((spec["position_resize"] for spec in models if "position_resize" in spec), "antialiased")
-    here = {"image_channels": p.data.facts.channels, "own": own}
-    rules = lambda options: config_lib.call(resizing.make, options, where="init.resize", **here)
-    context = {"params": _startable(p.shapes.params, p.shapes.extra), "resizing": rules, "foreign": imported.leaves_of}
-    return config_lib.call(warm_start.make, p.recipe.init, where="init", **context)
-
-
-def _startable(params: Any, extra: Any) -> dict[str, Any]:
-    """What may come from another run: the parameters and, below `extra`, the running statistics of batch norms."""
-    kept = statistics.start(extra)
-    return {**params, **({"extra": kept} if kept else {})}
-
-
 def _begin(session: Session, stack: contextlib.ExitStack) -> None:
     """Opens what is written and takes up the rows where the latest checkpoint left them."""
+    meta = session.checkpoints.meta() if session.first else {}
+    session.bad.begin(session.first, meta.get("bad", {}))
     if session.first:
-        meta = session.checkpoints.meta()
         session.seconds_before, session.rows, session.logged = meta["seconds"], meta["rows"], meta["logged"]
         session.window, session.lineage = Window(**meta["window"]), meta["lineage"]
         session.latest = workdirs.metrics(session.directory, session.rows)
@@ -138,37 +121,20 @@ def _begin(session: Session, stack: contextlib.ExitStack) -> None:
             session.bar.note(teachers.note(session.teacher))
 
 
-def _restore_or_start(session: Session) -> TrainState:
-    """The state of the latest checkpoint, or a new one, with what it takes from another run."""
-    p = session.program
-    if session.first:
-        return session.checkpoints.restore(p.shapes)[0]
-    state = p.init(jax.random.key(p.recipe.seed))
-    if session.teacher:
-        state = state.replace(extra=warm_start.onto(session.teacher, state.extra))
-    if session.start is None:
-        return state
-    params = warm_start.onto(session.start, _startable(state.params, state.extra))
-    extra = {**state.extra, **params.pop("extra", {})}
-    ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)  # Both are donated: none is the other.
-    return state.replace(params=params, ema=ema, extra=p.objective.started(params, extra))
-
-
 def _train(session: Session, state: TrainState, signals: interrupt.Signals) -> None:
     """Every step to the end, with what is due in between.
 
     A checkpoint comes before the evaluations of its step, as they may fail; a resumed run therefore begins with them.
     """
     p, compiled = session.program, None
-    batches = _batches(p, session.first)
+    batches = p.batches(session.first)
     in_flight: collections.deque[Any] = collections.deque()
     if session.first:
         _evaluate(session, state, session.first, session.due(session.first))
     for step in range(session.first + 1, p.total + 1):
         if step == session.intervals.profiled.start:
             session.trace.enter_context(jax.profiler.trace(str(session.directory / "profile")))
-        with session.clock("data"):
-            batch, replaced = next(batches)
+        batch, bad = _next(session, state, batches, step)
         if compiled is None:
             with session.clock("compile"):
                 compiled = p.compiled(batch)
@@ -179,7 +145,8 @@ def _train(session: Session, state: TrainState, signals: interrupt.Signals) -> N
                 in_flight.popleft().block_until_ready()
         lap = session.clock.lap()
         seconds = {f"seconds/{phase}": lap[phase] for phase in ("data", "train")}
-        session.window.add(step, {**metrics, "data/replaced": replaced, **seconds})
+        session.window.add(step, {**metrics, **seconds})
+        session.bad.replaced(step, bad)
         if step + 1 == session.intervals.profiled.stop:
             jax.block_until_ready(metrics)
             session.trace.close()
@@ -188,6 +155,11 @@ def _train(session: Session, state: TrainState, signals: interrupt.Signals) -> N
         _log(session, state, until=step if save or evaluators else step - _in_flight())
         if save:
             _save(session, state, step)
+        if excess := session.bad.excess():
+            _leave(session, state, step)
+            raise TooManyBad(
+                f"{excess}\nStep {step} is saved: with mended data, or another max_bad, the same command goes on."
+            )
         if stop:
             session.checkpoints.wait()
             raise interrupt.Interrupted(
@@ -201,11 +173,25 @@ def _in_flight() -> int:
     return 0 if jax.default_backend() == "cpu" and jax.device_count() > 1 else _IN_FLIGHT
 
 
-def _batches(p: Program, first: int) -> Iterator[tuple[Any, int]]:
-    """Global batches on the devices from step `first` on, each with the number of unreadable examples it replaced."""
-    for rows in p.loader.batches(first):
-        replaced = int(rows.pop(loading.REPLACED).sum())
-        yield meshes.place_local(p.mesh, rows), replaced
+def _next(session: Session, state: TrainState, batches: Iterator[Any], step: int) -> Any:
+    """The batch of a step and its bad examples; where there is none to be had, the state is saved before the run ends.
+
+    Of several processes one alone may find that there is none: the others would never come to such a save.
+    """
+    try:
+        with session.clock("data"):
+            return next(batches)
+    except UserError:
+        if step > session.first + 1 and jax.process_count() == 1:
+            _leave(session, state, step - 1)
+        raise
+
+
+def _leave(session: Session, state: TrainState, step: int) -> None:
+    """Saves all there is before a run ends."""
+    _log(session, state, until=step)
+    _save(session, state, step)
+    session.checkpoints.wait()
 
 
 def _log(session: Session, state: TrainState, until: int) -> None:
@@ -217,21 +203,30 @@ def _log(session: Session, state: TrainState, until: int) -> None:
         session.logged += 1
         if session.intervals.log.due(session.logged):
             _row(session, state, session.logged)
+    if session.bad.due(until):
+        _settle(session, state, until)
 
 
 def _row(session: Session, state: TrainState, step: int) -> None:
-    _read(session, state, step)
+    _settle(session, state, step)
     means = session.window.take()
     seconds = {phase: means.pop(f"seconds/{phase}") for phase in ("data", "train")}
     speed, wait = session.program.recipe.batch_size / sum(seconds.values()), share(seconds, "data", of=tuple(seconds))
-    session.write(step, {**means, **health.marks(session, step, means), "images_per_second": speed, "data/wait": wait})
+    means |= session.bad.metrics() | {"images_per_second": speed, "data/wait": wait}
+    session.write(step, means | health.marks(session, step, means))
     session.bar.update(step, means["loss"], speed, wait)
 
 
 def _save(session: Session, state: TrainState, step: int) -> None:
     with session.clock("checkpoint"):
-        _read(session, state, step)
+        _settle(session, state, step)
         session.save(state, step)
+
+
+def _settle(session: Session, state: TrainState, step: int) -> None:
+    """Reads the metrics up to `step`, and after that, for only good steps count, brings the bad examples together."""
+    _read(session, state, step)
+    session.settle(step)
 
 
 def _read(session: Session, state: TrainState, step: int) -> None:
@@ -239,28 +234,12 @@ def _read(session: Session, state: TrainState, step: int) -> None:
     with session.clock("train"):
         healthy = session.window.read(step)
     if not healthy:
-        _stop_diverged(session, state)
+        diagnose.stop(session, state)
 
 
-def _stop_diverged(session: Session, state: TrainState) -> None:
-    """Saves the last good state, names the first bad tensor and ends the run."""
-    p = session.program
-    good = session.logged = int(state.step)
-    state = state.replace(healthy=jax.numpy.ones_like(state.healthy))
-    batch, _ = next(_batches(p, good))
-    path = diagnose.first_bad(p.gradients, p.data.preprocess_train, state, batch, p.recipe.seed)
-    session.save(state, good)
-    session.checkpoints.wait()
-    raise diagnose.Diverged(
-        f"Step {good + 1} is not finite; the first bad tensor is {path}. The state after step {good}, the last good "
-        f"one, is saved in {session.directory / 'checkpoints'}. A lower learning rate, a longer warm-up or a smaller "
-        "config.optim.clip_norm usually helps; give the changed config a --workdir of its own."
-    )
-
-
-def _evaluators(p: Program, workdir: str) -> dict[str, tuple[Every, evaluation.Evaluate]]:
+def _evaluators(p: Program, workdir: str, bad: BadData) -> dict[str, tuple[Every, evaluation.Evaluate]]:
     """Every evaluator of the recipe and when it is due; without `every` at the end only."""
-    context = runs.eval_context(p.data, p.objective, p.mesh, workdir)
+    context = runs.eval_context(p.data, p.objective, p.mesh, workdir, bad.unreadable)
     made = {}
     for name, spec in p.recipe.evals.items():
         options = {key: value for key, value in spec.items() if key != "every"}
@@ -273,6 +252,7 @@ def _evaluate(session: Session, state: TrainState, step: int, names: Sequence[st
     """Runs evaluators on the parameters and, where there is one, on their moving average (under `ema/`)."""
     if not names:
         return
+    _settle(session, state, step)
     with session.clock("eval"):
         values: dict[str, float] = {}
         for prefix, params in session.program.evaluated(state).items():
@@ -283,6 +263,7 @@ def _evaluate(session: Session, state: TrainState, step: int, names: Sequence[st
                     else:
                         session.writer.picture(step, prefix + metric, value)
         session.write(step, values)
+    session.settle(step)
     shown = [f"{name} {value:.1%}" for name, value in values.items() if name.endswith(("top1", "recall1"))]
     session.bar.note("  ".join([f"step {step}, evaluated:", *(shown or names)]))
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.test_loader import Load, assert_same, first
+from tests.data.test_loader import Load, assert_same, errors, first
 from vitfm.config import ConfigError
 from vitfm.data import balance, pipeline
 from vitfm.data.labels import Labels
@@ -43,7 +43,7 @@ def shared(sizes: Sequence[int], images: int, batch_size: int, seed: int = 0) ->
 
 def made(seed: int = 0, broken: Sequence[int] = (), **options: Any) -> TrainLoader:
     source, order = shared([5, 3, 9, 4, 4, 1, 7], 3, 12, seed)
-    return TrainLoader(source, Load(frozenset(broken)), 12, seed, balanced=order, **options)
+    return TrainLoader(source, Load(errors(broken)), 12, seed, balanced=order, **options)
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,6 +73,16 @@ def test_classes_left_over_take_turns():
     chosen = [source.labels[order[2 * slot]] for slot in range(80)]
     assert max(np.bincount(chosen, minlength=5)) - min(np.bincount(chosen, minlength=5)) <= 16
     assert min(np.bincount(chosen, minlength=5)) > 8
+
+
+def test_labels_are_read_at_once_and_those_without_come_not(monkeypatch: pytest.MonkeyPatch):
+    source = Labelled((0, None, 1, 0, 1, None))
+    monkeypatch.setattr(Labelled, "column", lambda self, feature: self.labels, raising=False)
+    made = balance.make(images=2, labels=Labels("label", ("a", "b"), False))
+    order = made(source, 4, 0)
+    assert {order[position] for position in range(40)} == {0, 2, 3, 4}
+    with pytest.raises(ConfigError, match=r"at most 0 classes"):
+        made(Labelled((None, None)), 4, 0)
 
 
 def test_order_differs_by_round_and_by_seed():

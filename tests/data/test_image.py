@@ -1,8 +1,7 @@
-"""Images on the host: every kind decodes, crops stay inside, nothing is shifted, mirrored or tinted by accident."""
+"""Images on the host: crops stay inside, nothing is shifted, mirrored or tinted by accident."""
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import cv2
@@ -10,18 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from vitfm.config import ConfigError
-from vitfm.data import image
+from vitfm.data import evaluation, image
 
 RNG = np.random.default_rng(0)
-
-
-def encoded(pixels: np.ndarray, mode: str, form: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels, mode).save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def coordinates(height: int, width: int) -> np.ndarray:
@@ -37,63 +29,9 @@ def smooth(height: int, width: int, channels: int) -> np.ndarray:
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-# Decoding.
-
-
-def test_decodes_what_pillow_encodes():
-    rgb, rgba = RNG.integers(0, 256, (5, 7, 3), np.uint8), RNG.integers(0, 256, (5, 7, 4), np.uint8)
-    gray = RNG.integers(0, 256, (5, 7), np.uint8)
-    opaque = lambda rgb: np.concatenate([rgb, np.full((5, 7, 1), 255, np.uint8)], -1)
-    grays = np.repeat(gray[..., None], 3, -1)
-    with_alpha = np.dstack([gray, rgba[..., 3]])
-    palette = Image.fromarray(rgb).convert("P", palette=Image.Palette.ADAPTIVE)
-    buffer = io.BytesIO()
-    palette.save(buffer, "PNG")
-    cases = [
-        (encoded(rgb, "RGB"), opaque(rgb)),
-        (encoded(rgba, "RGBA"), rgba),
-        (encoded(gray, "L"), opaque(grays)),
-        (encoded(with_alpha, "LA"), np.concatenate([grays, rgba[..., 3:]], -1)),
-        (buffer.getvalue(), opaque(np.asarray(palette.convert("RGB")))),
-        (encoded(rgba, "RGBA", "WEBP", lossless=True, exact=True), rgba),
-    ]
-    for data, expected in cases:
-        np.testing.assert_array_equal(image.decode(data, alpha=True), expected)
-        np.testing.assert_array_equal(image.decode(data, alpha=False), image.over_white(expected))
-
-
-def test_decodes_jpeg_nearly():
-    pixels = smooth(32, 40, 3)
-    data = encoded(pixels, "RGB", "JPEG", quality=95)
-    assert np.abs(image.decode(data, alpha=False).astype(int) - pixels).mean() < 3
-    gray = encoded(pixels[..., 0].copy(), "L", "JPEG", quality=95)
-    assert np.abs(image.decode(gray, alpha=False)[..., 2].astype(int) - pixels[..., 0]).mean() < 3
-
-
 def test_transparent_pixels_show_white():
     rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 200, 51]]], np.uint8)
     np.testing.assert_array_equal(image.over_white(rgba), [[[10, 20, 30], [255, 255, 255], [204, 224, 244]]])
-
-
-@pytest.mark.parametrize("data", [b"", b"no image", encoded(np.zeros((4, 4, 3), np.uint8), "RGB")[:40]])
-def test_what_is_no_image_raises_value_error(data: bytes):
-    with pytest.raises(ValueError, match=f"{len(data)} bytes"):
-        image.decode(data, alpha=True)
-
-
-def test_deep_images_are_refused_in_words():
-    _, data = cv2.imencode(".png", np.full((4, 4), 40_000, np.uint16))
-    with pytest.raises(ValueError, match="uint16; 8-bit images"):
-        image.decode(data.tobytes(), alpha=True)
-
-
-def test_images_of_too_many_pixels_raise_value_error(monkeypatch: pytest.MonkeyPatch):
-    def refuse(*args: Any) -> None:
-        raise cv2.error("pixels <= CV_IO_MAX_IMAGE_PIXELS")
-
-    monkeypatch.setattr(cv2, "imdecode", refuse)
-    with pytest.raises(ValueError, match="CV_IO_MAX_IMAGE_PIXELS"):
-        image.decode(b"a bomb", alpha=True)
 
 
 def test_with_channels():
@@ -264,3 +202,22 @@ def test_ranges_that_are_none_are_refused(options: dict[str, Any]):
     (name,) = options
     with pytest.raises(ConfigError, match=rf"crop\.{name} = "):
         image.random_crop(16, **options)
+
+
+# Without chance.
+
+
+@pytest.mark.parametrize("shape", [(40, 80), (80, 40), (61, 17), (32, 32)])
+def test_all_of_an_image_is_padded_with_black(shape: tuple[int, int]):
+    white = np.full((*shape, 3), 255, np.uint8)
+    padded = evaluation.make(size=32, resize="longest", crop=32, image_size=32)(white, None)
+    short = 32 * min(shape) // max(shape)
+    assert padded.shape == (32, 32, 3) and set(np.unique(padded)) <= {0, 255}
+    assert (padded[..., 0] == 255).sum() == 32 * short
+    across = np.flatnonzero(padded[..., 0].any(0) if shape[0] > shape[1] else padded[..., 0].any(1))
+    assert abs(across.mean() - 15.5) <= 0.5
+
+
+def test_what_leaves_images_oblong_is_refused():
+    with pytest.raises(ConfigError, match=r"resize = 'longest' leaves oblong images oblong"):
+        evaluation.make(size=32, resize="longest", image_size=32)

@@ -11,12 +11,15 @@ import pytest
 
 from vitfm.config import ConfigError
 from vitfm.data import labels, sources
+from vitfm.data.bad import BadExample
 from vitfm.data.sources import base
 
 
 @dataclasses.dataclass
 class Examples:
     """A source of these values of `kind`; it counts how many were read."""
+
+    roles = {"label": "kind"}  # noqa: RUF012
 
     values: Sequence[Any]
     names: tuple[str, ...] | None = None
@@ -97,6 +100,36 @@ def test_the_embedded_set_has_its_98_subgroups():
     assert [tags.classes[i] for i in np.flatnonzero(tags(source[5]))] == sorted(set(source[5]["tags"]))
 
 
+def test_the_source_says_which_feature_it_is():
+    ours = labels.make(open_source=lambda: Examples(["dog", "cat"]), classes=["cat", "dog"], multi_label=False)
+    assert ours.feature == "kind" and label(ours, "dog") == 1
+    with pytest.raises(ConfigError, match=r"config\.data\.label: emoji:train does not say .* codepoint, group, image"):
+        labels.make(open_source=lambda: sources.make("tfds:emoji:train"))
+
+
+class Columns(Examples):
+    """It knows all values at once."""
+
+    def column(self, feature: str) -> Sequence[Any]:
+        return self.values
+
+
+def test_columns_are_read_where_there_are_any():
+    source = Columns(["dog", "cat", None, "ant"] * 100)
+    assert labels.make(open_source=lambda: source).classes == ("ant", "cat", "dog")
+    assert source.read < 3
+
+
+@pytest.mark.parametrize("values", [[None, "b", "a"], [None, None, ("a", "b")], ["b", None, "a"]])
+def test_examples_without_a_label_are_bad(values: Sequence[Any]):
+    ours = made(values)
+    assert ours.classes == ("a", "b") and ours.multi_label == isinstance(values[2], tuple)
+    assert label(ours, values[2]).sum() in (0, 2)
+    with pytest.raises(BadExample, match="no label: 'kind' is None") as error:
+        label(ours, None)
+    assert error.value.reason == "other"
+
+
 @pytest.mark.parametrize(
     ("values", "options", "words"),
     [
@@ -105,6 +138,7 @@ def test_the_embedded_set_has_its_98_subgroups():
         ([np.int64(2**40)], {}, "integers from 0 up"),
         (["cat", np.int64(1)], {}, "labels are texts, or integers"),
         ([(), ()], {}, "0 names"),
+        ([None, None], {}, "0 names"),
         (["cat"], {"classes": ["cat", "cat"]}, "2 names, of which 1 differ"),
     ],
 )

@@ -29,7 +29,7 @@ def test_grids_fit_the_budget_and_keep_the_shape(height: int, width: int, patch_
 def test_patches_are_row_major_in_image_and_patch(shape: tuple[int, ...]):
     height, width = 8 * patches.grid(*shape[:2], 8, 30)[0], 8 * patches.grid(*shape[:2], 8, 30)[1]
     image = np.random.default_rng(0).integers(0, 256, (height, width, shape[2]), dtype=np.uint8)
-    made = patches.make(patch_size=8, max_patches=(height // 8) * (width // 8))(image, None)
+    made = patches.make(patch_size=8, max_patches=(height // 8) * (width // 8))[1](image, None)
     assert (made["grid"] == (height // 8, width // 8)).all() and made["mask"].all()
     for number, patch in enumerate(made["patches"]):
         row, column = divmod(number, width // 8)
@@ -64,3 +64,34 @@ def test_a_batch_of_the_pipeline_holds_normalised_patches():
 def test_what_needs_one_shape_is_refused(options: dict, words: str):
     with pytest.raises(ConfigError, match=words):
         pipeline.make(**{"source": None, "patches": {}, **options})
+
+
+def test_training_may_crop_at_the_own_aspect_ratio():
+    options = {"patch_size": 8, "max_patches": 24}
+    plain, evaluate = patches.make(**options)
+    assert plain is evaluate
+    crop, same = patches.make(**options, crop={"scale": (0.1, 0.5), "flip": False})
+    rows, columns = np.meshgrid(np.arange(300), np.arange(500), indexing="ij")
+    image = np.stack([columns * 255 / 500, rows * 255 / 300, 0 * rows], -1).astype(np.uint8)
+    np.testing.assert_array_equal(same(image, None)["patches"], evaluate(image, None)["patches"])
+    spans = []
+    for seed in range(40):
+        made = crop(image, np.random.default_rng(seed))
+        assert made["patches"].shape == (24, 64, 3) and made["mask"].sum() == made["grid"].prod() <= 24
+        assert 1.2 < made["grid"][1] / made["grid"][0] < 2.1
+        real = made["patches"][made["mask"]].reshape(-1, 3).astype(int)
+        assert real[:, 2].max() == 0
+        span = np.ptp(real, axis=0) / 255
+        assert span[0] == pytest.approx(span[1], abs=0.12)  # Nearly as much of the width as of the height.
+        assert made["patches"][0, 0, 0] < made["patches"][0, 7, 0]  # Not mirrored.
+        spans.append(span[0])
+    assert 0.1**0.5 - 0.1 < min(spans) < 0.5 < max(spans) < 0.5**0.5 + 0.05
+    mirrored = patches.make(**options, crop={"scale": (0.1, 0.5)})[0]
+    first = [mirrored(image, np.random.default_rng(seed))["patches"][0] for seed in range(40)]
+    assert 10 < sum(patch[0, 0] > patch[7, 0] for patch in first) < 30
+
+
+@pytest.mark.parametrize("crop", [{"scale": (0.5, 1.5)}, {"scale": (0.5,)}, {"scale": (0.0, 1.0)}, {"sclae": (0.5, 1)}])
+def test_crops_that_make_no_sense_are_refused(crop: dict):
+    with pytest.raises(ConfigError, match=r"config\.data\.patches\.crop\.sc"):
+        pipeline.make(source=None, patches={"crop": crop})

@@ -128,7 +128,7 @@ def test_pixels_come_back():
             {"mix": {"mixup": 0.2}, "views": {"a": {}}, "label": {"feature": "kind"}},
             r"data\.mix mixes `image`, which config\.data\.views",
         ),
-        ({"label": {}}, r"config\.data\.label lacks feature"),
+        ({"label": {}}, r"config\.data\.label: .* does not say which feature is its label"),
         ({"label": {"feature": "knd"}}, r"data\.label\.feature = 'knd' is no feature: did you mean 'kind'"),
         ({"label": {"feature": "score"}}, r"data\.label\.feature = 'score': labels are texts"),
         ({"image_size": 0}, r"data\.image_size = 0 must be at least 1"),

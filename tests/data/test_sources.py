@@ -116,6 +116,9 @@ def test_knows_its_class_labels(toy):
     assert source.classes("label") == ("cat", "dog")
     assert source.classes("seen") == ("leaf", "sky", "sea")
     assert source.classes("weight") is source.classes("words") is None
+    assert source.roles == {"image": "image", "label": "label"}  # Of two class labels the one with that name.
+    assert labels.make(open_source=lambda: source).classes == ("cat", "dog")
+    assert sources.make("tfds:emoji").roles == {"image": "image"}
     seen = labels.make(feature="seen", open_source=lambda: source)
     assert seen.multi_label and seen.classes == ("leaf", "sky", "sea")
     expected = [[0, int(example["label"]), 0] for example in source]

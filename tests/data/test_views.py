@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from vitfm.config import ConfigError
-from vitfm.data import image as images
-from vitfm.data import pipeline, sources
+from vitfm.data import formats, pipeline, sources
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 VIEWS = {
@@ -72,8 +71,8 @@ def test_evaluation_still_has_the_image():
 
 
 def test_an_image_is_decoded_once_for_all_its_views(monkeypatch: pytest.MonkeyPatch):
-    decoded, decode = [], images.decode
-    monkeypatch.setattr(images, "decode", lambda *a, **k: decoded.append(1) or decode(*a, **k))
+    decoded, decode = [], formats.decode
+    monkeypatch.setattr(formats, "decode", lambda *a, **k: decoded.append(1) or decode(*a, **k))
     data().train_loader(batch_size=6, seed=3).example(0)
     assert len(decoded) == 1
 

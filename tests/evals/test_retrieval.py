@@ -99,3 +99,21 @@ def test_what_makes_no_sense_is_refused_before_anything_is_embedded(change: dict
     with pytest.raises(ConfigError, match=message):
         w.evaluate(**{"name": "retrieval", "source": "test", "prefix": "p", **change})
     assert not w.batches
+
+
+def test_images_without_a_caption_are_left_out() -> None:
+    random = np.random.default_rng(2)
+    names = ["plum", None, ("fig", "a fig"), " ", "kiwi", ()]
+    examples = [{"image": i, "name": name} for i, name in enumerate(names)]
+    vectors = unit(random.normal(size=(6, 3))).astype(np.float32)
+    texts = {"plum": vectors[0], "fig": vectors[2], "kiwi": vectors[4]}
+    world = World({"test": examples}, vectors, texts)
+    found = dict(retrieval.make(source="test", prefix="p", top=(1,), pictures=0, context=world.context)(None))
+    assert set(found.values()) == {1.0}
+    assert world.asked.tolist() == [1, 0, 1, 0, 1, 0]
+
+
+def test_no_caption_at_all_is_refused() -> None:
+    world = World({"test": [{"image": 0, "name": None}]}, np.ones((1, 3), np.float32), {"x": np.ones(3, np.float32)})
+    with pytest.raises(ConfigError, match="no example has a text in 'name'"):
+        retrieval.make(source="test", prefix="p", context=world.context)

@@ -14,7 +14,7 @@ from tests.parity.reference import relative_error, torch, transformers
 from vitfm.config import ConfigError
 from vitfm.data import pipeline
 from vitfm.interop import __main__ as command
-from vitfm.interop import exported, imported
+from vitfm.interop import exported, imported, preprocessing
 
 FIVE = {"image_mean": [0.1, 0.2, 0.3, 0.4, 0.5], "image_std": [0.5, 0.4, 0.3, 0.2, 0.1]}
 
@@ -105,12 +105,22 @@ def test_what_cannot_be_known_is_asked_for(tmp_path: pathlib.Path):
     assert imported.read(five_channels, mean=FIVE["image_mean"], std=FIVE["image_std"]).config["data"]["channels"] == 5
 
 
+def test_an_exported_models_normalisation_has_the_range_in_it():
+    """Other libraries divide numbers of any type by 255."""
+    augment = {"mean": [0.3, 0.4], "std": [0.1, 0.2]}
+    recipe = {"channels": 2, "input": {"dtype": "float32", "range": [-1024, 3071]}, "augment": augment}
+    theirs = preprocessing.to_transformers(preprocessing.of_recipe({**recipe, "image_size": 8})[0])
+    values = np.linspace(-1024, 3071, 20).reshape(1, 5, 2, 2)
+    found = (values * theirs["rescale_factor"] - theirs["image_mean"]) / theirs["image_std"]
+    ours = pipeline.make(source=None, **recipe).preprocess_eval({"image": values.astype(np.float32)})["image"]
+    np.testing.assert_allclose(found, ours, atol=1e-4)
+
+
 def test_data_of_other_channels_refuses_what_is_for_pictures():
-    five_numbers = {"mean": [0.5] * 5, "std": [0.2] * 5}
-    with pytest.raises(ConfigError, match=r"data.channels = 5: .* leave out config.data.alpha, config.data.augment"):
-        pipeline.make(source=None, channels=5, alpha=True, augment={**five_numbers, "grayscale": 0.5})
+    with pytest.raises(ConfigError, match=r"data.channels = 5 has no use for config.data.augment.grayscale"):
+        pipeline.make(source=None, channels=5, augment={"grayscale": 0.5})
+    with pytest.raises(ConfigError, match=r"alpha = True keeps the opacity of 8-bit RGB"):
+        pipeline.make(source=None, channels=5, alpha=True)
     with pytest.raises(ConfigError, match=r"must be 5 numbers each"):
-        pipeline.make(source=None, channels=5)
-    data = pipeline.make(source="tfds:emoji:train", channels=5, augment=five_numbers)
-    with pytest.raises(ConfigError, match=r"data.channels = 5: vitfm reads image files with 3 channels"):
-        data.train_loader(batch_size=2, seed=0)
+        pipeline.make(source=None, channels=5, augment={"mean": [0.5] * 3})
+    assert pipeline.make(source=None, channels=5).facts.mean == (0.5,) * 5

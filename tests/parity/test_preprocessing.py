@@ -122,6 +122,17 @@ def test_open_clip(cfg: dict[str, Any]):
     assert preprocessing.open_clip({"preprocess_cfg": preprocessing.to_open_clip(data)}) == data
 
 
+def test_what_pads_here_is_said_to_squeeze_there():
+    evaluation_ = {"size": 48, "resize": "longest", "crop": 48}
+    data, notes = preprocessing.of_recipe({"image_size": 48, "evaluation": evaluation_})
+    assert len(notes) == 1 and "padded in this run" in notes[0]
+    assert (
+        preprocessing.to_transformers(data)["size"] == SQUARE
+        and not preprocessing.to_transformers(data)["do_center_crop"]
+    )
+    assert preprocessing.to_open_clip(data)["resize_mode"] == "squash"
+
+
 def test_torchvision_rounds_a_few_pixels_otherwise():
     """What transformers does where torchvision is compiled is at most one step of a pixel away."""
     processor = transformers.ViTImageProcessor(size=SQUARE)

@@ -16,12 +16,14 @@ import numpy as np
 
 from vitfm import config
 from vitfm.config import ConfigError
-from vitfm.data import ops, randaugment
+from vitfm.data import bands, ops, randaugment
+from vitfm.data.inputs import Input
 
 Batch = Mapping[str, jax.Array]
 # Numbers of the draws from an example's key; a new one goes at the end, so that it moves none of the others.
 (BACKGROUND, BRIGHTNESS, CONTRAST, SATURATION, GRAYSCALE, FLIP, DISTORT, HUE, JITTER, BLUR, SOLARIZE, ERASE) = range(12)
-MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+MEAN, STD = (0.5,), (0.5,)  # Of any number of channels.
+_OF_COLOURS = ("randaugment", "contrast", "saturation", "hue", "grayscale")  # What needs three channels of RGB.
 
 
 def make(
@@ -38,12 +40,14 @@ def make(
     blur: Mapping[str, Any] | None = None,
     solarize: Mapping[str, Any] | None = None,
     erase: Mapping[str, Any] | None = None,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     path: str = "data.augment",
+    spec: Input = Input(),
 ) -> tuple[Callable[[Batch, jax.Array], Batch], Callable[[Batch], Batch]]:
     """Preprocessing of `image` for training and for evaluation: uint8 [B,H,W,3 or 4] -> normalised float32 [B,H,W,3].
 
+    Images of other types and channels are taken as `spec` has them; what is done to colours is refused for those.
     In training everything is done in the order of the options.
 
     Args:
@@ -59,15 +63,18 @@ def make(
       blur: options of `blurring`: `probability`, `sigma`, `kernel_size`; None for none.
       solarize: options of `solarizing`: `probability`, `threshold`; None for none.
       erase: options of `erasing`, done after normalisation: `probability`, `area`, `aspect`, `fill`; None for none.
-      mean, std: of the channels, for values in [0, 1].
+      mean, std: of the channels, for values in [0, 1]; None is 0.5 for each. `python -m vitfm.data stats` knows better.
       path: of these options in the recipe, for messages.
+      spec: of the images, before they are preprocessed.
 
     Returns:
       (batch, keys [B]) -> batch for training, and batch -> batch for evaluation.
 
     Raises:
-      ConfigError: a strength, share, mean or deviation that is none.
+      ConfigError: a strength, share, mean or deviation that is none, or what such images have no colours for.
     """
+    asked = dict(zip(_OF_COLOURS, (randaugment, contrast, saturation, hue, grayscale), strict=True))
+    bands.check_colours(path, [name for name, value in asked.items() if value not in (None, 0)], spec)
     for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
         if value < 0:
             raise ConfigError(f"config.{path}.{name} = {value} must be at least 0.")
@@ -75,8 +82,13 @@ def make(
         raise ConfigError(f"config.{path}.hue = {hue} is a part of the colour circle, from 0 to 0.5.")
     for name, value in (("flip", flip), ("jitter_probability", jitter_probability), ("grayscale", grayscale)):
         _check_share(f"{path}.{name}", value)
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ConfigError(f"config.{path}: mean = {mean} and std = {std} must be three numbers each, std above 0.")
+    channels = spec.channels
+    mean, std = MEAN * channels if mean is None else mean, STD * channels if std is None else std
+    if not len(mean) == len(std) == channels or min(std) <= 0:
+        raise ConfigError(
+            f"config.{path}: mean = {mean} and std = {std} must be {channels} numbers each, std above 0; "
+            "`python -m vitfm.data stats` measures them."
+        )
     part = lambda function, options, name, **context: (
         options is not None and config.call(function, options, where=f"{path}.{name}", path=f"{path}.{name}", **context)
     )
@@ -87,10 +99,14 @@ def make(
     jitter = _jitter(brightness, contrast, saturation, hue)
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
+    def unit(image: jax.Array, behind: jax.Array) -> jax.Array:
+        low, high = spec.range
+        return ops.composite(image, behind, high, low) if channels == 3 else ops.unit(image, low, high)
+
     def one(image: jax.Array, key: jax.Array) -> jax.Array:
         draw = lambda number: jax.random.fold_in(key, number)
         behind = jax.random.uniform(draw(BACKGROUND), (3,)) if background == "random" else jnp.ones(3)
-        image = ops.composite(image, behind)
+        image = unit(image, behind)
         if flip:
             image = _sometimes(flip, draw(FLIP), image[:, ::-1], image)
         if distort:
@@ -109,15 +125,14 @@ def make(
         return {**batch, "image": jax.vmap(one)(batch["image"], keys)}
 
     def evaluate(batch: Batch) -> Batch:
-        return {**batch, "image": (ops.composite(batch["image"], jnp.ones(3)) - mean) / std}
+        return {**batch, "image": (unit(batch["image"], jnp.ones(3)) - mean) / std}
 
     return train, evaluate
 
 
 def to_pixels(image: np.ndarray, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> np.ndarray:
-    """Normalised images, float [...,H,W,3] -> uint8, on the host."""
-    pixels = (np.asarray(image, np.float32) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)) * 255
-    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+    """Normalised images, float [...,H,W,C] -> uint8 [...,H,W,3], on the host, see `vitfm.data.bands.visible`."""
+    return bands.visible(np.asarray(image, np.float32) * np.asarray(std, np.float32) + np.asarray(mean, np.float32))
 
 
 def adapting(here: Mapping[str, Any], there: Mapping[str, Any], image_size: int) -> Callable[[jax.Array], jax.Array]:
@@ -127,7 +142,7 @@ def adapting(here: Mapping[str, Any], there: Mapping[str, Any], image_size: int)
       here, there: options of `make` for the two; of those `mean` and `std` count.
       image_size: S; other sizes are resized, linearly and with antialiasing.
     """
-    constants = lambda options: (np.float32(options.get("mean", MEAN)), np.float32(options.get("std", STD)))
+    constants = lambda options: (np.float32(options.get("mean") or MEAN), np.float32(options.get("std") or STD))
     (mean, std), (its_mean, its_std) = constants(here), constants(there)
     scale, shift = std / its_std, (mean - its_mean) / its_std
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vitfm.config import ConfigError
 from vitfm.data.labels import Labels
+from vitfm.data.sources import base
 from vitfm.data.sources.base import Source
 
 
@@ -56,6 +57,8 @@ class Balanced:
 def make(*, images: int, labels: Labels | None) -> Callable[[Source, int, int], Balanced]:
     """(source, batch_size, seed) -> its order; the label of every example is read once, no image being decoded.
 
+    Examples without a label come in no batch.
+
     Args:
       images: of a class in a batch; the batch has batch_size / images classes.
       labels: of the examples.
@@ -71,7 +74,9 @@ def make(*, images: int, labels: Labels | None) -> Callable[[Source, int, int], 
         raise ConfigError(f"config.data.balance.images = {images} must be at least 1.")
 
     def order(source: Source, batch_size: int, seed: int) -> Balanced:
-        label = np.array([labels(source[index]) for index in range(len(source))])
+        values = base.column(source, labels.feature, "data.label.feature")
+        labelled = np.flatnonzero([value is not None for value in values])
+        label = np.array([labels({labels.feature: values[index]}) for index in labelled], int)
         counts = np.bincount(label)
         counts = counts[counts > 0]
         if batch_size % images or batch_size // images > len(counts):
@@ -80,6 +85,6 @@ def make(*, images: int, labels: Labels | None) -> Callable[[Source, int, int], 
                 f"{len(counts)} classes, which {source.name} has."
             )
         starts = np.concatenate([[0], np.cumsum(counts)])
-        return Balanced(np.argsort(label, kind="stable"), starts, batch_size // images, images, seed)
+        return Balanced(labelled[np.argsort(label, kind="stable")], starts, batch_size // images, images, seed)
 
     return order

@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 
 from vitfm.config import ConfigError
+from vitfm.data import bands
 from vitfm.data.image import Transform
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -17,23 +18,25 @@ Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lan
 def make(
     *,
     size: int,
-    resize: Literal["exact", "shortest"] = "shortest",
+    resize: Literal["exact", "shortest", "longest"] = "shortest",
     crop: int | None = None,
     interpolation: Interpolation = "bicubic",
     centre: Literal["floor", "round"] = "floor",
     image_size: int,
+    colours: bool = True,
 ) -> Transform:
-    """uint8 [H,W,C] -> [S,S,C]: resized, then its centre, as transformers, timm and open_clip do on the host.
+    """[H,W,C] -> [S,S,C]: resized, then its centre, as transformers, timm and open_clip do on the host.
 
     Args:
       size: side in pixels after resizing.
       resize: "exact", both sides to `size` whatever the shape; "shortest", the shorter one, the other in proportion and
-        rounded down.
+        rounded down; "longest", the longer one, the other in proportion, so that a `crop` of the same size pads it.
       crop: side of the centre that is kept; None keeps all, which must be square. What lies beyond the image is black.
       interpolation: of Pillow, with antialiasing.
       centre: where an odd number of pixels is cut away, the first is rounded down ("floor", transformers) or to the
         nearest even number ("round", torchvision, and so timm and open_clip).
       image_size: S, of the batches.
+      colours: three channels are RGB, four RGBA; else each is by itself.
 
     Raises:
       ConfigError: the result is not `image_size`.
@@ -42,25 +45,27 @@ def make(
     if side != image_size:
         key = "size" if crop is None else "crop"
         raise ConfigError(f"config.data.evaluation.{key} = {side} must be config.data.image_size = {image_size}.")
-    if resize == "shortest" and crop is None:
-        raise ConfigError("config.data.evaluation.resize = 'shortest' leaves oblong images oblong; set its `crop`.")
+    if resize != "exact" and crop is None:
+        raise ConfigError(f"config.data.evaluation.resize = {resize!r} leaves oblong images oblong; set its `crop`.")
+    fit = max if resize == "longest" else min
     filter_ = PIL.Image.Resampling[interpolation.upper()]
     half: Callable[[int], int] = (lambda rest: rest // 2) if centre == "floor" else (lambda rest: round(rest / 2))
 
     def transform(pixels: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        height, width = (size, size) if resize == "exact" else _in_proportion(pixels, size)
+        pixels = np.asarray(pixels)
+        height, width = (size, size) if resize == "exact" else _in_proportion(pixels, size, fit)
         if pixels.shape[:2] != (height, width):
-            pixels = np.asarray(PIL.Image.fromarray(pixels).resize((width, height), filter_))
+            pixels = bands.resized(pixels, (width, height), filter_, colours=colours)
         return np.ascontiguousarray(pixels if crop is None else _cropped(pixels, crop, half))
 
     return transform
 
 
-def _in_proportion(pixels: np.ndarray, size: int) -> tuple[int, int]:
-    """Height and width with the shorter one `size`."""
+def _in_proportion(pixels: np.ndarray, size: int, fit: Callable[..., int]) -> tuple[int, int]:
+    """Height and width with the shorter one `size`, if `fit` is `min`, else the longer."""
     height, width = pixels.shape[:2]
-    longer = int(size * max(height, width) / min(height, width))
-    return (size, longer) if height <= width else (longer, size)
+    fitted = fit(height, width)
+    return tuple(size if side == fitted else max(1, int(size * side / fitted)) for side in (height, width))
 
 
 def _cropped(pixels: np.ndarray, crop: int, half: Callable[[int], int]) -> np.ndarray:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vitfm.data import dense, labels, tokenizer, views
 from vitfm.data import image as images
-from vitfm.data import labels, tokenizer, views
 from vitfm.data.sources import base
 
 
@@ -26,6 +27,7 @@ class Load:
       weight: the feature that `weight`, float32 [], holds.
       caption, tokenize: make `text` [T] and `text_mask` [T].
       columns: further columns and their features.
+      carried: make columns of what is said of places in `image`.
     """
 
     image: str
@@ -36,13 +38,10 @@ class Load:
     caption: Callable[[Mapping[str, Any], np.random.Generator], str] | None = None
     tokenize: tokenizer.Tokenizer | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    carried: Sequence[dense.Carry] = ()
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        arrays: dict[str, Any] = {}
-        if self.views is None or self.views.beside is not None:
-            arrays["image"] = self.cut(example[self.image], rng)
-        if self.views is not None:
-            arrays["views"] = self.views.cut(example[self.image], rng)
+        arrays = self._pixels(example, rng)
         if self.label is not None:
             arrays["label"] = self.label(example)
         if self.weight is not None:
@@ -52,6 +51,23 @@ class Load:
             arrays |= {"text": ids[0], "text_mask": mask[0]}
         column = lambda name, feature: number(base.feature(example, feature, f"data.columns.{name}"))
         return arrays | {name: column(name, feature) for name, feature in self.columns.items()}
+
+    def _pixels(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """`image`, `views` or both, of an image that is decoded once, and what is carried with `image`."""
+        if not isinstance(self.cut, images.Cut):
+            return {"image": self.cut(example[self.image], rng)}
+        image = images.picture(example[self.image])
+        size = image.height, image.width
+        beside = self.views is None or self.views.beside is not None
+        alone = [(self.cut, self.cut.draw(*size, rng))] if beside else []
+        several = {} if self.views is None else self.views.draw(*size, rng)
+        taken = iter(images.taken(image, [*alone, *itertools.chain.from_iterable(several.values())]))
+        arrays: dict[str, Any] = {"image": next(taken)} if beside else {}
+        if self.views is not None:
+            arrays["views"] = {name: np.stack([next(taken) for _ in drawn]) for name, drawn in several.items()}
+        for carry in self.carried:
+            arrays |= carry(example, size, alone[0][1])
+        return arrays
 
 
 def number(value: Any) -> np.ndarray:

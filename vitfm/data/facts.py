@@ -18,6 +18,8 @@ class Facts:
       multi_label: an example may have several labels: `label` is float32 [B,K] instead of int32 [B].
       mean, std: of the normalisation, by channel or one for all: image * std + mean is in [0, 1].
       bos_id, eos_id, pad_id: the tokenizer's beginning, which not all have, end and padding.
+      label: the feature that the labels come from; None without labels.
+      caption: the feature that the texts come from; None without text, or for a model that will not train.
     """
 
     image_size: int
@@ -31,6 +33,8 @@ class Facts:
     bos_id: int | None = None
     eos_id: int | None = None
     pad_id: int | None = None
+    label: str | None = None
+    caption: str | None = None
 
     @property
     def num_classes(self) -> int:

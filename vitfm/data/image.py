@@ -1,42 +1,25 @@
-"""Images on the host: decoding, cropping and resizing with OpenCV. uint8 [H, W, C] in and out, RGB or RGBA."""
+"""Images on the host: cropping and resizing with OpenCV. [H, W, C] in and out, of any type and channels."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from vitfm import config
 from vitfm.config import ConfigError
+from vitfm.data.geometry import Geometry
+from vitfm.data.picture import Picture, Pixels
+from vitfm.data.sampling import Sampler, by_fours, opaque, premultiplied
 
 cv2.setNumThreads(0)  # Parallelism is over images; OpenCV's own threads would fight for the same cores.
 
-Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-
-
-def decode(encoded: bytes, *, alpha: bool) -> np.ndarray:
-    """Bytes of a JPEG, PNG or WebP -> uint8 [H, W, 3], or [H, W, 4] with `alpha`.
-
-    Without `alpha` transparent pixels are composited over white.
-
-    Raises:
-      ValueError: the bytes are no image OpenCV can read.
-    """
-    try:
-        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded else None
-    except cv2.error as error:  # An image of more pixels than OpenCV takes, for one.
-        raise ValueError(f"{len(encoded)} bytes that OpenCV refuses: {error}") from None
-    if pixels is None:
-        raise ValueError(f"{len(encoded)} bytes that are no readable image")
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"pixels of type {pixels.dtype}; 8-bit images are read for now")
-    if pixels.ndim == 2:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGRA)
-    rgba = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGBA)
-    return rgba if alpha else over_white(rgba)
+Transform = Callable[[Picture | np.ndarray, np.random.Generator], np.ndarray]
+Draw = Callable[[int, int, np.random.Generator], Geometry]
 
 
 def over_white(rgba: np.ndarray) -> np.ndarray:
@@ -54,37 +37,97 @@ def with_channels(pixels: np.ndarray, *, alpha: bool) -> np.ndarray:
     return over_white(pixels)
 
 
-def _premultiplied(sample: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:
-    """`sample` with each colour weighted by its opacity; else the colour of what is transparent, often black, leaks."""
-    if pixels.shape[2] == 3:
-        return sample(pixels)
-    return cv2.cvtColor(sample(cv2.cvtColor(pixels, cv2.COLOR_RGBA2mRGBA)), cv2.COLOR_mRGBA2RGBA)
+def resize(pixels: np.ndarray, size: int, *, colours: bool = True) -> np.ndarray:
+    """The shorter side resized to `size`, then the centre `size` x `size`; the identity on that size.
 
-
-def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The shorter side resized to `size`, then the centre `size` x `size`; the identity on that size."""
+    Four channels are RGBA, if `colours`.
+    """
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):
         return pixels
     scale = size / min(height, width)
     new = (max(size, round(width * scale)), max(size, round(height * scale)))
     filter_ = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    pixels = _premultiplied(lambda pixels: cv2.resize(pixels, new, interpolation=filter_), pixels)
+    resample = lambda pixels: cv2.resize(pixels, new, interpolation=filter_)
+    pixels = premultiplied(resample, pixels) if colours else by_fours(resample, pixels)
+    pixels = pixels.reshape(*new[::-1], -1)  # OpenCV forgets the axis of a single channel.
     top, left = (new[1] - size) // 2, (new[0] - size) // 2
     return np.ascontiguousarray(pixels[top : top + size, left : left + size])
 
 
-def cutter(size: int, crop: Mapping[str, Any] | None, *, path: str) -> Transform:
-    """Images of `size`: random crops with the options `crop`, or with None the centre of each.
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A transform in two halves: where to look in an image of some height and width, and the pixels there.
+
+    Attributes:
+      draw: (height, width, generator) -> geometry.
+      sample: (pixels, reduction, geometry) -> uint8 [rows,columns,C], from pixels that may be means of some.
+      whole: `sample` asks for the pixels below the geometry, too.
+    """
+
+    draw: Draw
+    sample: Callable[[np.ndarray, int, Geometry], np.ndarray]
+    whole: bool = False
+
+    def __call__(self, image: Picture | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        image = picture(image)
+        return taken(image, [(self, self.draw(image.height, image.width, rng))])[0]
+
+
+Drawn = tuple[Cut, Geometry]
+
+
+def picture(image: Picture | np.ndarray) -> Picture | Pixels:
+    """An image with height, width and what `taken` asks for."""
+    return Pixels(image) if isinstance(image, np.ndarray) else image
+
+
+def taken(image: Picture | Pixels, cuts: Sequence[Drawn]) -> list[np.ndarray]:
+    """What each looks at, [rows,columns,C], of an image that is decoded once, as far as all of them ask for."""
+    rows = max(image.height if cut.whole else math.ceil(geometry.bounds()[3]) for cut, geometry in cuts)
+    pixels, reduction = image.upper(rows, min(geometry.reduction for _, geometry in cuts))
+    return [cut.sample(pixels, reduction, geometry) for cut, geometry in cuts]
+
+
+def cutter(
+    size: int,
+    crop: Mapping[str, Any] | Literal["pad"] | None,
+    *,
+    path: str,
+    alpha: bool = False,
+    colours: bool = True,
+    outside: float = 255,
+) -> Cut:
+    """Images of `size`: random crops with the options `crop`; the centre of each; or all of each, padded to a square.
 
     Args:
       size: side of the result in pixels.
-      crop: options of `random_crop`.
+      crop: options of `random_crop`, None for the centre, "pad" for all.
       path: of `crop` in the recipe, for messages.
+      alpha, colours, outside: of `vitfm.data.sampling.Sampler`.
     """
+    sampler = Sampler(alpha, colours, outside)
     if crop is None:
-        return lambda pixels, rng: resize(pixels, size)
-    return config.call(random_crop, crop, where=path, size=size, path=path)
+        whole = lambda pixels, reduction, geometry: resize(opaque(pixels) if alpha else pixels, size, colours=colours)
+        return Cut(lambda height, width, rng: _centre(size, height, width), whole, whole=True)
+    if crop == "pad":
+        return Cut(lambda height, width, rng: _padded(size, height, width), sampler)
+    return config.call(random_crop, crop, where=path, size=size, path=path, sampler=sampler)
+
+
+def _centre(size: int, height: int, width: int) -> Geometry:
+    """What `resize` shows."""
+    scale = size / min(height, width)
+    high, wide = (max(size, round(side * scale)) for side in (height, width))
+    step_x, step_y = width / wide, height / high
+    x, y = (wide - size) // 2 + size / 2, (high - size) // 2 + size / 2
+    return Geometry(size, size, x * step_x, y * step_y, size * step_x, size * step_y)
+
+
+def _padded(size: int, height: int, width: int) -> Geometry:
+    """All of an image, in the middle of a square."""
+    side = max(height, width)
+    return Geometry(size, size, width / 2, height / 2, side, side)
 
 
 def random_crop(
@@ -95,7 +138,8 @@ def random_crop(
     rotation: float = 0.0,
     flip: bool = True,
     path: str = "data.crop",
-) -> Transform:
+    sampler: Sampler = Sampler(),
+) -> Cut:
     """A random-resized crop (Szegedy et al. 2015), turned and mirrored, in one interpolation.
 
     Args:
@@ -106,6 +150,7 @@ def random_crop(
       rotation: largest angle in degrees, to either side.
       flip: mirror left and right half of the time.
       path: of these options in the recipe, for messages.
+      sampler: of the pixels.
 
     Raises:
       ConfigError: a range that is none.
@@ -114,43 +159,21 @@ def random_crop(
         if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
             raise ConfigError(f"config.{path}.{name} = {limits!r} is not two numbers above 0, the smaller one first.")
     inside = scale[1] <= 1 and not rotation
+    low, high = map(math.log, ratio)
 
-    def transform(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        height, width = pixels.shape[:2]
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    def draw(height: int, width: int, rng: np.random.Generator) -> Geometry:
+        in_area, in_aspect, in_x, in_y, in_angle, in_flip = rng.random(6).tolist()
+        area = height * width * (scale[0] + in_area * (scale[1] - scale[0]))
+        aspect = math.exp(low + in_aspect * (high - low))
         crop_w, crop_h = math.sqrt(area * aspect), math.sqrt(area / aspect)
         if scale[1] <= 1:
             crop_w, crop_h = min(crop_w, width), min(crop_h, height)
         # The centre moves as far as the crop stays inside, or the image inside the crop.
-        x = width / 2 + rng.uniform(-0.5, 0.5) * abs(width - crop_w)
-        y = height / 2 + rng.uniform(-0.5, 0.5) * abs(height - crop_h)
-        angle = math.radians(rng.uniform(-rotation, rotation))
-        mirror = -1.0 if flip and rng.random() < 0.5 else 1.0
-        sample = lambda pixels: _sample(pixels, size, (x, y), (crop_w * mirror, crop_h), angle, inside)
-        return _premultiplied(sample, pixels)
+        x = width / 2 + (in_x - 0.5) * abs(width - crop_w)
+        y = height / 2 + (in_y - 0.5) * abs(height - crop_h)
+        angle = math.radians(rotation * (2 * in_angle - 1))
+        mirrored = flip and in_flip < 0.5
+        geometry = Geometry(size, size, x, y, crop_w, crop_h, angle, mirrored)
+        return geometry.on_whole_pixels(height, width) if inside else geometry
 
-    return transform
-
-
-def _sample(
-    pixels: np.ndarray, size: int, centre: tuple[float, float], extent: tuple[float, float], angle: float, inside: bool
-) -> np.ndarray:
-    """`size` x `size` samples of the rectangle of `extent` around `centre`, turned by `angle`; alpha premultiplied."""
-    step_x, step_y = extent[0] / size, extent[1] / size
-    cosine, sine = math.cos(angle), math.sin(angle)
-    matrix = np.array([[step_x * cosine, -step_y * sine, 0.0], [step_x * sine, step_y * cosine, 0.0]])
-    middle = (size - 1) / 2
-    matrix[:, 2] = np.array(centre) - 0.5 - matrix[:, :2] @ (middle, middle)
-    if max(abs(step_x), abs(step_y)) > 1.5:  # Bilinear sampling aliases when it skips pixels: shrink first.
-        shrink = 1 / max(abs(step_x), abs(step_y))
-        smaller = [max(1, round(side * shrink)) for side in pixels.shape[1::-1]]
-        reduced = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
-        ratio = np.array([reduced.shape[1] / pixels.shape[1], reduced.shape[0] / pixels.shape[0]])
-        matrix = matrix * ratio[:, None]
-        matrix[:, 2] += (ratio - 1) / 2
-        pixels = reduced
-    border = (0, 0, 0, 0) if pixels.shape[2] == 4 else (255, 255, 255)
-    mode = cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT  # Half a pixel at the edge reaches out all the same.
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(pixels, matrix, (size, size), flags=flags, borderMode=mode, borderValue=border)
+    return Cut(draw, sampler)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from vitfm.config import ConfigError, nearest
+from vitfm.data.bad import BadExample
+from vitfm.data.sources import base
 from vitfm.data.sources.base import Source
-from vitfm.data.sources.base import feature as feature_of
 
 MOST_CLASSES = 2**24  # An integer beyond this is an id, no class.
 
@@ -36,8 +37,11 @@ class Labels:
 
         Raises:
           ConfigError: it has another class than those known, or no such feature.
+          BadExample: the feature is None.
         """
-        value = feature_of(example, self.feature, "data.label.feature")
+        value = base.feature(example, self.feature, "data.label.feature")
+        if value is None:
+            raise BadExample("other", f"It has no label: {self.feature!r} is None.")
         if _several(value) != self.multi_label:
             raise ConfigError(
                 f"config.data.label.multi_label = {self.multi_label}, but {self.feature!r} is {value!r:.60}."
@@ -64,7 +68,7 @@ class Labels:
 
 def make(
     *,
-    feature: str,
+    feature: str | None = None,
     classes: Sequence[str] | None = None,
     multi_label: bool | None = None,
     open_source: Callable[[], Source],
@@ -72,25 +76,44 @@ def make(
     """Labels from a feature: a class label of TFDS, an integer, a text, or a sequence of either.
 
     Args:
-      feature: its name.
+      feature: its name; None takes the one that the training source says is its label.
       classes: names of the classes in the order of their indices. None takes them from the training source: as it
         knows them (`Source.classes`), or else by reading the feature of every example, no image being decoded: the
         distinct texts in their order, or the integers up to the largest.
-      multi_label: the feature is a sequence; None looks at the first example. With `classes` and this the source stays
-        closed, so that a model can be loaded where the data is not.
+      multi_label: the feature is a sequence; None looks at the first example. With `feature`, `classes` and this the
+        source stays closed, so that a model can be loaded where the data is not.
       open_source: opens the training source.
 
     Raises:
       ConfigError: no such feature, or one that can't be a label.
     """
-    if classes is None or multi_label is None:
+    if feature is None or classes is None or multi_label is None:
         source = open_source()
-        first = feature_of(source[0], feature, "data.label.feature")
-        multi_label = _several(first) if multi_label is None else multi_label
+        feature = _label(source) if feature is None else feature
+        multi_label = _several(_first(source, feature)) if multi_label is None else multi_label
         classes = _known(source, feature) or _distinct(source, feature) if classes is None else classes
     if len(set(classes)) < len(classes) or not classes:
         raise ConfigError(f"config.data.label.classes: {len(classes)} names, of which {len(set(classes))} differ.")
     return Labels(feature, tuple(classes), multi_label)
+
+
+def _label(source: Source) -> str:
+    """The feature that the source says is its label."""
+    feature = base.role(source, "label")
+    if feature is None:
+        raise ConfigError(
+            f"config.data.label: {source.name} does not say which feature is its label. Name it, "
+            f"config.data.label.feature: {', '.join(sorted(base.first(source)))}."
+        )
+    return feature
+
+
+def _first(source: Source, feature: str) -> Any:
+    """The feature of the first example that has one."""
+    value = base.feature(base.first(source), feature, "data.label.feature")
+    if value is not None:
+        return value
+    return next((own for own in base.column(source, feature, "data.label.feature") if own is not None), None)
 
 
 def _several(value: Any) -> bool:
@@ -106,9 +129,9 @@ def _known(source: Source, feature: str) -> Sequence[str] | None:
 def _distinct(source: Source, feature: str) -> tuple[str, ...]:
     """The classes that occur."""
     found = set()
-    for index in range(len(source)):
-        value = source[index][feature]
+    for value in base.column(source, feature, "data.label.feature"):
         found.update(value if _several(value) else [value])
+    found.discard(None)
     if _all(str, found):
         return tuple(sorted(found))
     if _all(numbers.Integral, found) and min(found) >= 0 and max(found) < MOST_CLASSES:

@@ -17,13 +17,19 @@ solarize = dm_pix.solarize  # (image, threshold): inverts what is at or above th
 shift_hue = dm_pix.adjust_hue  # (image, turn): by a part of the whole circle.
 
 
-def composite(image: jax.Array, behind: jax.Array) -> jax.Array:
-    """uint8 [..., 3 or 4] -> float32 [..., 3] in [0, 1]; what is transparent shows `behind`, [3]."""
-    image = image.astype(jnp.float32) / 255
+def unit(image: jax.Array, low: float, high: float) -> jax.Array:
+    """Values of any type -> float32, `low` as 0 and `high` as 1."""
+    image = image.astype(jnp.float32)
+    return (image - low if low else image) / (high - low)
+
+
+def composite(image: jax.Array, behind: jax.Array, high: float = 255.0, low: float = 0.0) -> jax.Array:
+    """uint8 [..., 3 or 4] -> `unit` [..., 3]; what is transparent shows `behind`, [3]."""
+    colours = unit(image[..., :3], low, high)
     if image.shape[-1] == 3:
-        return image
-    opacity = image[..., 3:]
-    return image[..., :3] * opacity + behind * (1 - opacity)
+        return colours
+    opacity = unit(image[..., 3:], 0.0, 255.0)
+    return colours * opacity + behind * (1 - opacity)
 
 
 def luma(image: jax.Array) -> jax.Array:

@@ -2,6 +2,8 @@
 
 folder:/my/images#:90%                  nine tenths of the examples, by a hash of each one's key
 parquet:/scans/*.parquet#90%:&by=patient     the other patients, all scans of each
+folder:/my/images#keep=keep.txt         those whose keys a file lists, such as `duplicates --keep` writes
+folder:/my/images#keep=keep.txt#:90%    a part of a part
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitfm.config import ConfigError
+from vitfm.data import files
+from vitfm.data.bad import BadExample
 from vitfm.data.sources import base
 
 _NUMBER = r"(\d+(?:\.\d+)?)%"
@@ -28,20 +32,28 @@ class Part(NamedTuple):
     by: str | None
 
 
-def split(spec: str) -> tuple[str, Part | None]:
-    """`SCHEME:REST#PART` -> (`SCHEME:REST`, part); a `#` that begins no part belongs to the rest.
+class Kept(NamedTuple):
+    """Examples whose keys stand in a file, a line each."""
+
+    path: str
+
+
+def split(spec: str) -> tuple[str, Part | Kept | None]:
+    """`SCHEME:REST#PART` -> (`SCHEME:REST`, part), the last of several; a `#` that begins no part belongs to the rest.
 
     Raises:
       ConfigError: the part has nothing in it.
     """
     whole, mark, text = spec.rpartition("#")
+    if mark and text.startswith("keep=") and len(text) > 5:
+        return whole, Kept(text.removeprefix("keep="))
     match = _PART.fullmatch(mark + text)
     if not match:
         return spec, None
     start, end = float(match[1] or 0) / 100, float(match[2] or 100) / 100
     if not start < end <= 1:
         raise ConfigError(
-            f"Source {spec!r}: the part from {start:.0%} to {end:.0%} is empty; write '#:90%' or '#90%:'."
+            f"Source {spec!r}: the part from {start:.4%} to {end:.4%} is empty; write '#:90%' or '#90%:'."
         )
     return whole, Part(start, end, match[3])
 
@@ -74,15 +86,22 @@ class Source:
         """Its key in the whole."""
         return base.key(self._whole, int(self._ids[index]))
 
+    def keys(self) -> Sequence[str]:
+        """Those in the whole."""
+        keys = base.keys(self._whole)
+        return [keys[index] for index in self._ids]
 
-def make(source: base.Source, part: Part, spec: str) -> Source:
+
+def make(source: base.Source, part: Part | Kept, spec: str) -> Source:
     """The part of a source.
 
     Raises:
-      ConfigError: there is no such feature to go by, or no example in the part.
+      ConfigError: there is no such feature or file to go by, or no example in the part.
     """
+    if isinstance(part, Kept):
+        return _listed(source, part.path, spec)
     if part.by is None:
-        groups: Sequence[Any] = [base.key(source, index) for index in range(len(source))]
+        groups: Sequence[Any] = base.keys(source)
     else:
         groups = base.column(source, part.by, "data.source")
     share = np.array([_share(str(group)) for group in groups])
@@ -92,6 +111,22 @@ def make(source: base.Source, part: Part, spec: str) -> Source:
     return Source(source, ids, spec.partition(":")[2])
 
 
+def _listed(source: base.Source, path: str, spec: str) -> Source:
+    """The examples whose keys stand in a file."""
+    try:
+        lines = files.read(path).decode("utf-8", "surrogateescape").split("\n")
+    except BadExample as error:
+        raise ConfigError(f"Source {spec!r}: the list of keys to keep can't be read: {error}") from None
+    wanted = set(lines)
+    ids = np.array([index for index, key in enumerate(base.keys(source)) if key in wanted], int)
+    if not len(ids):
+        raise ConfigError(
+            f"Source {spec!r}: none of {len(source)} examples has a key that {path} lists, such as {lines[0]!r}; it "
+            "was made from another source."
+        )
+    return Source(source, ids, spec.partition(":")[2])
+
+
 def _share(group: str) -> float:
     """A number in [0, 1) that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from vitfm import config
 from vitfm.config import ConfigError
 from vitfm.data import augment as augmentation
 from vitfm.data import image as images
+from vitfm.data.inputs import Input
 
 Batch = Mapping[str, Any]
 _FIRST = 2**16  # A view's number among an example's keys; below are the draws of augmentation.
@@ -24,7 +25,7 @@ class View:
     """Views of one name: `count` crops, and what makes each ready: one function for all of them, or one for each."""
 
     count: int
-    cut: images.Transform
+    cut: images.Cut
     train: tuple[Callable[[Batch, jax.Array], Batch], ...]
 
 
@@ -40,9 +41,10 @@ class Views:
     views: Mapping[str, View]
     beside: Callable[[Batch, jax.Array], Batch] | None = None
 
-    def cut(self, pixels: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """uint8 [H,W,C] -> name -> uint8 [V,h,w,C]."""
-        return {name: np.stack([view.cut(pixels, rng) for _ in range(view.count)]) for name, view in self.views.items()}
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> dict[str, list[images.Drawn]]:
+        """name -> what each of its views looks at in an image of this size."""
+        drawn = lambda cut: (cut, cut.draw(height, width, rng))
+        return {name: [drawn(view.cut) for _ in range(view.count)] for name, view in self.views.items()}
 
     def preprocess(self, batch: Batch, keys: jax.Array) -> Batch:
         """(batch, keys [B]) -> batch: `views`, name -> uint8 [B,V,h,w,C], become normalised float32 [B,V,h,w,3]."""
@@ -65,9 +67,10 @@ def make(
     views: Mapping[str, Mapping[str, Any]],
     *,
     image_size: int,
-    crop: Mapping[str, Any] | None,
+    crop: Mapping[str, Any] | Literal["pad"] | None,
     augment: Mapping[str, Any],
     beside: Callable[[Batch, jax.Array], Batch] | None = None,
+    spec: Input = Input(),
 ) -> Views:
     """The views of a recipe, by their names.
 
@@ -75,13 +78,14 @@ def make(
       views: name -> options of `view`.
       image_size, crop, augment: of `data`, the defaults of each view.
       beside: of `Views`.
+      spec: of the images.
 
     Raises:
       ConfigError: options that make no sense, or no view.
     """
     if not views:
         raise ConfigError("config.data.views = {} has no view; views=None makes one image.")
-    defaults = {"image_size": image_size, "base_crop": crop, "base_augment": augment}
+    defaults = {"image_size": image_size, "base_crop": crop, "base_augment": augment, "spec": spec}
     called = lambda name, path: config.call(view, views[name], where=path, path=path, **defaults)
     return Views({name: called(name, f"data.views.{name}") for name in sorted(views)}, beside)
 
@@ -90,11 +94,12 @@ def view(
     *,
     count: int = 1,
     size: int | None = None,
-    crop: Mapping[str, Any] | None = {},
+    crop: Mapping[str, Any] | Literal["pad"] | None = {},
     augment: Mapping[str, Any] | Sequence[Mapping[str, Any]] = {},
     image_size: int,
-    base_crop: Mapping[str, Any] | None,
+    base_crop: Mapping[str, Any] | Literal["pad"] | None,
     base_augment: Mapping[str, Any],
+    spec: Input,
     path: str,
 ) -> View:
     """Views of one name.
@@ -102,9 +107,9 @@ def view(
     Args:
       count: V, how many.
       size: side in pixels; None is that of `data.image_size`.
-      crop: what differs from `data.crop`; None resizes and takes the centre.
+      crop: what differs from `data.crop`; None resizes and takes the centre, "pad" shows all.
       augment: what differs from `data.augment`, or a list of that, one for each view.
-      image_size, base_crop, base_augment: of `data`.
+      image_size, base_crop, base_augment, spec: of `data`.
       path: of these options in the recipe, for messages.
     """
     if count < 1:
@@ -120,11 +125,17 @@ def view(
             raise ConfigError(
                 f"config.{path}.augment: mean and std belong to config.data.augment, for evaluation has the same."
             )
-    make_one = lambda own, where: config.call(augmentation.make, {**base_augment, **own}, where=where, path=where)[0]
+    one = lambda own, where: config.call(
+        augmentation.make, {**base_augment, **own}, where=where, path=where, spec=spec
+    )[0]
     if several:
-        train = tuple(make_one(own, f"{path}.augment.{i}") for i, own in enumerate(augment))
+        train = tuple(one(own, f"{path}.augment.{i}") for i, own in enumerate(augment))
     else:
-        train = (make_one(augment, f"{path}.augment"),)
-    whole = crop is None or (base_crop is None and not crop)
-    options = None if whole else {**(base_crop or {}), **crop}
-    return View(count, images.cutter(size, options, path=f"{path}.crop"), train)
+        train = (one(augment, f"{path}.augment"),)
+    if crop == {}:
+        options = base_crop
+    elif isinstance(crop, Mapping):
+        options = {**(base_crop if isinstance(base_crop, Mapping) else {}), **crop}
+    else:
+        options = crop
+    return View(count, images.cutter(size, options, path=f"{path}.crop", **spec.sampling), train)

@@ -115,11 +115,13 @@ class Context:
         Raises:
           ConfigError: the examples have no such feature.
         """
-        if name not in source[0]:
+        first = _first(source)
+        if name not in first:
             raise config.ConfigError(
-                f"config.{self.where} asks for the feature {name!r}: {config.nearest(name, sorted(source[0]))}"
+                f"config.{self.where} asks for the feature {name!r}: {config.nearest(name, sorted(first))}"
             )
-        return [_plain(source[i][name]) for i in range(len(source))]
+        column = getattr(source, "column", None)  # Of a source that knows it without touching an image.
+        return [_plain(value) for value in (column(name) if column else (source[i][name] for i in range(len(source))))]
 
     def labels(self, feature: str, train: str, test: str) -> tuple[np.ndarray, np.ndarray, list[Any]]:
         """The classes of training and test images: numbers [N] and [M], and what they are called, sorted.
@@ -163,6 +165,19 @@ class Context:
         images = self.open_source(source)
         return Chosen(images, np.linspace(0, len(images) - 1, min(count, len(images))).astype(int).tolist())
 
+    def captioned(self, source: Sequence[Mapping[str, Any]], feature: str) -> tuple[Chosen, list[str]]:
+        """The examples that have a text there, and the texts; of several the first.
+
+        Raises:
+          ConfigError: there is no such feature, or no text in it.
+        """
+        values = self.feature(source, feature)
+        texts = {i: next(iter(own), None) if isinstance(own, tuple) else own for i, own in enumerate(values)}
+        found = {i: str(text) for i, text in texts.items() if text is not None and str(text).strip()}
+        if not found:
+            raise config.ConfigError(f"config.{self.where}: no example has a text in {feature!r}.")
+        return Chosen(source, list(found)), list(found.values())
+
     def _column(self, source: str, feature: str) -> list[Any]:
         """`feature` of a source by its name; read once for all evaluators."""
         if (source, feature) not in self.shared.columns:
@@ -186,6 +201,21 @@ class Chosen(Sequence):
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self.source[self.numbers[index]]
+
+    def key(self, index: int) -> str:
+        """What the example is called in the source."""
+        own, number = getattr(self.source, "key", None), self.numbers[index]
+        return own(number) if own else f"{self.name}[{number}]"
+
+
+def _first(source: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first example that can be read."""
+    for index in range(len(source) - 1):
+        try:
+            return source[index]
+        except ValueError:
+            continue
+    return source[-1]
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ def make(*, source: str, prefix: str, caption: str = "name", count: int = 12, co
     """A picture of rows: an image, its own caption, and below it what the model says, marked where both are the same.
 
     Args:
-      source: images with captions.
+      source: images with captions; those without are left out.
       prefix: the picture is named `prefix/captions`.
       caption: the feature with the caption.
       count: images shown, spread evenly over the set.
@@ -22,8 +22,7 @@ def make(*, source: str, prefix: str, caption: str = "name", count: int = 12, co
       ConfigError: no image is asked for, the objective writes no captions, or there is no such feature.
     """
     context.need("captions", "caption")
-    chosen = context.spread(source, count)
-    truth = list(map(str, context.feature(chosen, caption)))
+    chosen, truth = context.captioned(context.spread(source, count), caption)
     batch_size = context.batch_size(len(chosen))
 
     def evaluate(params: Any) -> Iterator[tuple[str, base.Value]]:

@@ -27,7 +27,7 @@ def make(
     Images with equal captions are all right answers to it, and the caption is one candidate, not several.
 
     Args:
-      source: images with captions.
+      source: images with captions; those without are left out.
       prefix: metrics are named `prefix/retrieval/text_to_image_recall1`.
       caption: the feature with the caption.
       template: with one `{}` for the caption.
@@ -38,8 +38,7 @@ def make(
     context.need("retrieval", "embed_image", "embed_text")
     context.templates("template", template)
     batch_size = context.batch_size(batch_size)
-    images = context.open_source(source)
-    captions = context.feature(images, caption)
+    images, captions = context.captioned(context.open_source(source), caption)
     names = sorted(set(captions))
     index = {name: i for i, name in enumerate(names)}
     labels = np.array([index[name] for name in captions])

@@ -76,6 +76,11 @@ def _plan(
 ) -> tuple[list[str], np.ndarray]:
     """The candidate names, sorted, and each image's index among them [N]."""
     own = context.feature(images, label)
+    if None in own:
+        raise config.ConfigError(
+            f"config.{context.where}: {own.count(None)} of {len(own)} images have no {label!r}; name another `label`, "
+            "or images that all have one."
+        )
     names = sorted(set(own if classes is None else context.feature(context.open_source(classes), label)))
     index = {name: i for i, name in enumerate(names)}
     unknown = sorted(set(own) - set(names))

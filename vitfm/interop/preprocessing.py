@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from vitfm import config
 from vitfm.config import ConfigError
+from vitfm.data import inputs
 from vitfm.interop import options
 
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # In the order of Pillow's numbers.
@@ -184,11 +186,21 @@ def of_recipe(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if data.get("alpha"):
         notes.append("transparent pixels show what is stored behind them there, and the background in this run")
     evaluation = {"resize": "shortest", "crop": None, "interpolation": "bicubic", "centre": "floor", **evaluation}
+    if evaluation["resize"] == "longest":
+        notes.append("oblong images are squeezed to a square there, and padded in this run")
+        evaluation |= {"resize": "exact", "size": side, "crop": None}
     return {"image_size": side, "evaluation": evaluation, "augment": _normalisation(data)}, notes
 
 
 def _normalisation(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {"mean": list(_HALF), "std": list(_HALF), **data.get("augment", {})}
+    """Of values over 255, which is what other libraries make of numbers of any type."""
+    channels = data.get("channels", 3)
+    spec = config.call(inputs.make, data.get("input", {}), where="data.input", channels=channels)
+    augment, (low, high) = data.get("augment", {}), spec.range
+    mean, std = (augment.get(key) or [0.5] * channels for key in ("mean", "std"))
+    if (low, high) != (0, 255):
+        mean, std = [(low + x * (high - low)) / 255 for x in mean], [x * (high - low) / 255 for x in std]
+    return {**augment, "mean": list(mean), "std": list(std)}
 
 
 def to_transformers(data: Mapping[str, Any], kind: str = "Bit") -> dict[str, Any]:

@@ -18,10 +18,13 @@ from typing import Any
 
 import pytest
 
+from vitfm.data import captions
+
 TOWER = {"hidden_dim": 64, "depth": 2, "num_heads": 2}
 VIT = {"name": "vit", "patch_size": 8, "pool": "cls", **TOWER}
 RESNET = {"name": "resnet", "stem_dim": 16, "depths": (1, 1), "hidden_dims": (64, 128), "drop_path_rate": 0.3}
 COLOURS = {"background": "random", "brightness": 0.3}
+CAPTIONS = {"name": "name", "tags": "tags", "templates": captions.TEMPLATES}
 DATA = {"source": "tfds:emoji:train", "image_size": 32, "alpha": True}
 
 

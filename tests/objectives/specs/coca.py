@@ -1,6 +1,6 @@
 """CoCa: `couple` after `embed`; tokens of captions are summed by example and counted over the batch."""
 
-from tests.objectives.specs import COLOURS, TOWER, VIT, Spec
+from tests.objectives.specs import CAPTIONS, COLOURS, TOWER, VIT, Spec
 
 CASES = {
     "coca": Spec(
@@ -11,6 +11,6 @@ CASES = {
             "pooler": {"queries": 6, "num_heads": 2},
             "captioner": {"depth": 1, "num_heads": 2},
         },
-        {"captions": {}, "tokenizer": {"length": 12}, "columns": {"concept": "codepoint"}, "augment": COLOURS},
+        {"captions": CAPTIONS, "tokenizer": {"length": 12}, "columns": {"concept": "codepoint"}, "augment": COLOURS},
     )
 }

@@ -1,6 +1,6 @@
 """SigLIP 2: `image`, `text` and views in one batch; the last part from the first step, and one that begins later."""
 
-from tests.objectives.specs import COLOURS, TOWER, VIT, Spec
+from tests.objectives.specs import CAPTIONS, COLOURS, TOWER, VIT, Spec
 
 OBJECTIVE = {
     "name": "siglip2",
@@ -12,7 +12,7 @@ OBJECTIVE = {
     "momentum": 0.9,
 }
 DATA = {
-    "captions": {},
+    "captions": CAPTIONS,
     "tokenizer": {"length": 12},
     "columns": {"concept": "codepoint"},
     "augment": COLOURS,

@@ -7,6 +7,7 @@ module of your own (`my_project.my_source:anything`); its `make(rest)` receives 
     folder:/my/images                             see docs/data.md for all
     folder:/my/images#:90%                        a part of any source, by a hash of each example's key
     folder:/scans#90%:&by=patient                 by a hash of a feature: no patient is on both sides
+    folder:/my/images#keep=keep.txt               those whose keys a file lists
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def make(spec: str | Mapping[str, Any]) -> Source:
     if isinstance(spec, Mapping):
         return config.call(mixture.make, spec, where="data.source", open_source=make)
     whole, part = parts.split(spec)
-    scheme, colon, rest = whole.partition(":")
+    if part is not None:
+        return parts.make(make(whole), part, spec)
+    scheme, colon, rest = spec.partition(":")
     if not colon:
         raise config.ConfigError(
             f"Source {spec!r} lacks its scheme: write 'SCHEME:REST', such as 'folder:/my/images' or 'tfds:emoji:train'."
@@ -36,5 +39,4 @@ def make(spec: str | Mapping[str, Any]) -> Source:
     module = config.module("data.sources", scheme)
     if not hasattr(module, "make"):
         raise config.ConfigError(f"Source module {module.__name__!r} has no function `make(rest: str)`.")
-    source = module.make(rest)
-    return source if part is None else parts.make(source, part, spec)
+    return module.make(rest)

@@ -6,7 +6,10 @@
     tfds:my_set/large:1.*.*:train      a configuration and a version
 
 Any other name than the embedded one is looked up where TFDS keeps prepared data: in $TFDS_DATA_DIR if that is set, in
-~/tensorflow_datasets if not.
+~/tensorflow_datasets if not. `python -m vitfm.data prepare` makes such a data set of any other source.
+
+A class label of -1, which TFDS has for unknown ones, is None. The key of an example is its feature `key`, where it has
+that, as `prepare` writes it, and else its file and row.
 """
 
 from __future__ import annotations
@@ -14,15 +17,19 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vitfm.config import ConfigError, nearest
+from vitfm.data.bad import BadExample
+from vitfm.data.shards import Shards, in_threads
+from vitfm.data.texts import Texts
 
 EMBEDDED = pathlib.Path(__file__).parents[1]  # vitfm/data, which holds emoji/1.0.0.
 _SPEC = re.compile(r"(?P<name>[\w./-]+)(:(?P<version>\d[\w.*]*))?(:(?P<split>[^\d].*))?")
+_BLOCK = 64  # Records that a thread reads at once.
 
 
 class Source:
@@ -32,19 +39,68 @@ class Source:
         import tensorflow_datasets as tfds  # Half a second, so only for those who read TFDS.
 
         builder = tfds.builder_from_directory(directory)
-        images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+        features = builder.info.features
+        images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
         self.name = name
+        self.roles = _roles(features, images, builder.info.supervised_keys)
         self._arguments = (directory, split, name)
-        self._encoded = frozenset(images)
-        self._features = builder.info.features
-        self._records = _open(builder, split, name, {key: tfds.decode.SkipDecoding() for key in images})
+        self._features, self._encoded = features, frozenset(images)
+        self._decoders = {key: tfds.decode.SkipDecoding() for key in images}
+        self._records = _open(builder, split, name)
+        self._parts = builder.info.splits[split].file_instructions
+        self._shards = Shards([part.filename for part in self._parts], [part.take for part in self._parts])
+        self._keyed = "key" in features and isinstance(features["key"], tfds.features.Text)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self._records[range(len(self))[index]]  # The range knows negative indices and raises IndexError.
-        return {key: value if key in self._encoded else _plain(value) for key, value in record.items()}
+        index = range(len(self))[index]  # The range knows negative indices and raises IndexError.
+        try:
+            record = self._records[index]
+        except RuntimeError as error:  # Of all that may be wrong with a file.
+            raise BadExample("corrupt", f"{self.name}: {self._place(index)} can't be read: {error}") from None
+        return self._example(record, self._features)
+
+    def column(self, feature: str) -> list[Any]:
+        """A feature of every example, of which the records are read, but nothing else in them is looked at.
+
+        Raises:
+          ConfigError: it is an image.
+        """
+        if feature in self._encoded:
+            raise ConfigError(f"{self.name}: {feature!r} of all examples is no column.")
+        blocks = range(0, len(self), _BLOCK)
+        read = lambda start: self._values(range(start, min(start + _BLOCK, len(self))), feature)
+        return [value for block in in_threads(read, blocks, f"Reading {feature}") for value in block]
+
+    def key(self, index: int) -> str:
+        """The feature `key`, or the file and the row in it."""
+        index = range(len(self))[index]
+        key = self._values(range(index, index + 1), "key")[0] if self._keyed else None
+        return self._place(index) if key is None else key
+
+    def keys(self) -> Sequence[str]:
+        """The keys of all examples."""
+        keys = self.column("key") if self._keyed else [None] * len(self)
+        return Texts(self._place(index) if key is None else key for index, key in enumerate(keys))
+
+    def _place(self, index: int) -> str:
+        file, row = self._shards.place(index)
+        return f"{os.path.basename(self._shards.paths[file])}[{self._parts[file].skip + row}]"
+
+    def _values(self, indices: range, feature: str) -> list[Any]:
+        """A feature of some examples; None of those that can't be read."""
+        only = type(self._features)({feature: self._features[feature]})
+        try:
+            return [self._example(record, only)[feature] for record in self._records.__getitems__(indices)]
+        except RuntimeError:
+            return [None] if len(indices) == 1 else [self._values(range(i, i + 1), feature)[0] for i in indices]
+
+    def _example(self, record: bytes, features: Any) -> dict[str, Any]:
+        decoders = {key: skip for key, skip in self._decoders.items() if key in features}
+        found = features.deserialize_example_np(record, decoders=decoders)
+        return {key: value if key in self._encoded else _plain(value, features[key]) for key, value in found.items()}
 
     def classes(self, feature: str) -> tuple[str, ...] | None:
         """Names of a class label's values, or of those of a sequence of class labels; None for other features.
@@ -92,8 +148,10 @@ def _directory(name: str, version: str | None) -> str:
         ) from None
 
 
-def _open(builder: Any, split: str, name: str, decoders: Mapping[str, Any]) -> Any:
-    """TFDS's random access to the records of `split`."""
+def _open(builder: Any, split: str, name: str) -> Any:
+    """TFDS's random access to the records of `split`, which are bytes."""
+    import tensorflow_datasets as tfds
+
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if "array_record" not in formats:
         folder = builder.data_path
@@ -104,10 +162,27 @@ def _open(builder: Any, split: str, name: str, decoders: Mapping[str, Any]) -> A
             f"  tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
         )
     try:
-        return builder.as_data_source(split, decoders=dict(decoders), file_format="array_record")
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        return builder.as_data_source(split, deserialize_method=raw, file_format="array_record")
     except (ValueError, AssertionError) as error:
         hint = nearest(re.split(r"[\[+]", split)[0], list(builder.info.splits))
         raise ConfigError(f"{name!r} has no examples {split!r}: {str(error).splitlines()[-1]}; {hint}") from None
+
+
+def _roles(features: Mapping[str, Any], images: Sequence[str], supervised: Any) -> dict[str, str]:
+    """Which features are the image, the label and the caption.
+
+    The data set may say so of the first two (`supervised`); else they are known by their names, or the only ones of
+    their kind.
+    """
+    pair = supervised if supervised and len(supervised) == 2 and supervised[0] in images else (None, None)
+    said = dict(zip(("image", "label"), pair, strict=True))
+    classes = [key for key, kind in features.items() if getattr(getattr(kind, "feature", kind), "names", None)]
+    named = lambda *names: [name for name in names if name in features]
+    only = lambda keys: keys if len(keys) == 1 else []
+    likely = {"image": only(images), "label": only(classes), "caption": named("text")}
+    chosen = {role: said.get(role) or next(iter([*named(role), *own]), None) for role, own in likely.items()}
+    return {role: key for role, key in chosen.items() if isinstance(key, str)}
 
 
 def _command(name: str) -> str:
@@ -115,14 +190,14 @@ def _command(name: str) -> str:
     return f'python -c "{code}"'
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, kind: Any = None) -> Any:
     """TFDS's bytes to `str`, sequences of bytes to tuples of `str`; numbers, and bytes that are no text, as is."""
     if isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype == object):
         return tuple(_plain(v) for v in value)
     if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
+        return {key: _plain(v, kind[key] if hasattr(kind, "keys") else None) for key, v in value.items()}
     if not isinstance(value, bytes):
-        return value
+        return None if hasattr(kind, "names") and value == -1 else value
     try:
         return value.decode()
     except UnicodeDecodeError:

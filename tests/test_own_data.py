@@ -1,0 +1,103 @@
+"""A recipe runs on a folder that nobody prepared, with no other option than its path."""
+
+from __future__ import annotations
+
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+from tests import tiny
+from vitfm import main, overrides, own_data
+from vitfm.config import ConfigError
+
+SIZES = ((20, 20), (30, 45), (90, 260), (8000, 10))  # Rows, columns.
+
+
+def folder(root: pathlib.Path, count: int = 60, *, captions: bool = True, labels: bool = True) -> str:
+    """`folder:` of so many JPEGs of several sizes, in two classes, each with a text beside it."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        place = root / ("apples", "pears")[number % 2] if labels else root
+        place.mkdir(parents=True, exist_ok=True)
+        size = SIZES[number] if number < len(SIZES) else (24, 24)
+        cv2.imwrite(str(place / f"{number:03}.jpg"), rng.integers(0, 255, (*size, 3), np.uint8))
+        if captions:
+            (place / f"{number:03}.txt").write_text(f"number {number} of the fruit")
+    return f"folder:{root}"
+
+
+def fitted(recipe: str, *pairs: tuple[str, str]) -> dict:
+    return overrides.load(str(tiny.ROOT / f"configs/{recipe}.py"), pairs).to_dict()
+
+
+def test_a_source_of_the_same_collection_changes_nothing():
+    own = fitted("mae")
+    for source in ("tfds:emoji:validation", "tfds:emoji:train[:50%]", "tfds:emoji:train#:50%"):
+        assert fitted("mae", ("data.source", source)) == {**own, "data": {**own["data"], "source": source}}
+
+
+def test_a_tenth_is_held_out_and_evaluated(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+    spec = folder(tmp_path / "x")
+    config = fitted("clip", ("data.source", spec))
+    assert config["data"]["source"] == f"{spec}#:90%"
+    assert config["data"]["captions"] == {"name": "caption", "tags": None, "templates": ("{}",)}
+    assert config["data"]["columns"] == {"concept": "caption"}
+    assert 4 <= config["data"]["tokenizer"]["length"] <= 77
+    assert set(config["evals"]) == {"zeroshot", "retrieval"}
+    assert config["evals"]["zeroshot"]["every"] == "25%"
+    assert config["evals"]["retrieval"]["pictures"] == 12
+    assert {evaluator["source"] for evaluator in config["evals"].values()} == {f"{spec}#90%:"}
+    assert "a tenth of the images is held out" in capsys.readouterr().err
+
+
+def test_fewer_images_than_the_recipes_are_seen_as_many_steps(tmp_path: pathlib.Path):
+    config = fitted("mae", ("data.source", folder(tmp_path / "x")))
+    assert config["total"] == "655 steps"  # 14 epochs of 5,980 in batches of 128.
+
+
+def test_unlabelled_images_keep_the_pictures(tmp_path: pathlib.Path):
+    spec = folder(tmp_path / "x", labels=False, captions=False)
+    assert set(fitted("mae", ("data.source", spec))["evals"]) == {"reconstruction"}
+
+
+def test_other_than_8_bit_rgb_has_no_opacity(tmp_path: pathlib.Path):
+    spec = folder(tmp_path / "x")
+    assert fitted("mae", ("data.source", spec))["data"]["alpha"]
+    for pair in (("data.channels", "1"), ("data.input.dtype", "uint16")):
+        assert not fitted("mae", ("data.source", spec), pair)["data"]["alpha"]
+
+
+def test_too_few_images_are_not_split(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+    spec = folder(tmp_path / "x", own_data.HELDOUT - 1)
+    config = fitted("mae", ("data.source", spec))
+    assert config["data"]["source"] == spec
+    assert set(config["evals"]) == {"reconstruction"}
+    assert "nothing is held out" in capsys.readouterr().err
+
+
+def test_what_is_given_stays(tmp_path: pathlib.Path):
+    spec = folder(tmp_path / "x")
+    given = [("total", "5"), ("evals.knn.every", "50%"), ("data.cache_gb", "0.5"), ("data.label.feature", "key")]
+    config = fitted("supervised", ("data.source", spec), *given)
+    assert config["total"] == "5"
+    assert config["data"]["cache_gb"] == 0.5
+    assert config["data"]["label"] == {"feature": "key"}
+    assert config["data"]["source"] == spec  # Evaluators stay as the recipe has them, so nothing is held out for them.
+    assert config["evals"]["knn"] == {**fitted("supervised")["evals"]["knn"], "every": "50%"}
+
+
+@pytest.mark.parametrize(("recipe", "words"), [("supervised", "folder a class"), ("clip", "x.txt beside each x.jpg")])
+def test_what_is_missing_is_said(tmp_path: pathlib.Path, recipe: str, words: str):
+    spec = folder(tmp_path / "x", labels=False, captions=False)
+    with pytest.raises(ConfigError, match=words):
+        fitted(recipe, ("data.source", spec))
+
+
+@pytest.mark.parametrize("recipe", ["mae", "clip", "supervised"])
+def test_it_trains_with_the_path_alone(tmp_path: pathlib.Path, recipe: str):
+    spec = folder(tmp_path / "x")
+    arguments = [f"--config={tiny.ROOT}/configs/{recipe}.py:tiny", f"--config.data.source={spec}"]
+    assert main.main([*arguments, f"--workdir={tmp_path}/run", "--config.total=2", "--config.batch_size=8"]) == 0
+    assert (tmp_path / "run/report.html").exists()

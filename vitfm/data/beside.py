@@ -1,0 +1,166 @@
+"""What a folder says of its images: in which folder they lie, texts and objects beside them, tables of metadata.
+
+Each is a table with a row an image, `names`, `row(index)` and `column(name)`, as those of `vitfm.data.tables`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from vitfm.config import ConfigError
+from vitfm.data import files, tables
+from vitfm.data.bad import BadExample
+from vitfm.data.texts import Texts
+
+OURS = ("image", "key")  # Features of every image, which nothing beside it may be called.
+_LOOKED_AT = 16  # Objects whose keys are features.
+
+
+class Columns(Protocol):
+    """Features of images, by their numbers.
+
+    Attributes:
+      names: of the features.
+    """
+
+    names: tuple[str, ...]
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Feature -> value, None where this image has none.
+
+        Raises:
+          BadExample: what lies beside it can't be read.
+        """
+
+    def column(self, name: str) -> Sequence[Any]:
+        """A feature of all images; None of those whose row can't be read."""
+
+
+class Folders:
+    """`label`: the first folder of each path."""
+
+    names = ("label",)
+
+    def __init__(self, paths: Texts, classes: Sequence[str]):
+        self.classes = tuple(classes)
+        self._paths = paths
+
+    def row(self, index: int) -> dict[str, Any]:
+        return {"label": self._paths[index].partition("/")[0]}
+
+    def column(self, name: str) -> list[str]:
+        return [path.partition("/")[0] for path in self._paths]
+
+
+class Sidecars:
+    """`caption` from `x.txt` or `x.json` beside `x.jpg`, and the other keys of the latter.
+
+    The keys are those of the first few objects; other keys of later ones are left out.
+    """
+
+    def __init__(self, root: str, paths: Texts, texts: Collection[str], objects: Collection[str]):
+        """Finds which images have something beside them.
+
+        Args:
+          root: the folder.
+          paths: of the images, below it.
+          texts, objects: paths of all files that end in .txt and in .json, without these endings.
+        """
+        self._root, self._paths = root, paths
+        stems = lambda: (posixpath.splitext(path)[0] for path in paths)
+        self._texts = np.fromiter((stem in texts for stem in stems()), bool, len(paths))
+        self._objects = np.fromiter((stem in objects for stem in stems()), bool, len(paths))
+        keys: dict[str, None] = {}
+        for index in np.flatnonzero(self._objects)[:_LOOKED_AT]:
+            try:
+                keys |= dict.fromkeys(self._object(int(index)))
+            except BadExample:
+                continue
+        self._caption = "caption" if "caption" in keys else "text"
+        captioned = self._texts.any() or self._caption in keys
+        others = [key for key in keys if key not in (*OURS, self._caption)]
+        self.names = ("caption", *others) if captioned else tuple(others)
+
+    def row(self, index: int) -> dict[str, Any]:
+        found = dict.fromkeys(self.names)
+        if self._objects[index]:
+            own = self._object(index)
+            found |= {name: tables.plain(own.get(name)) for name in self.names}
+            if "caption" in found:
+                found["caption"] = tables.plain(own.get(self._caption)) or None
+        if self._texts[index]:
+            found["caption"] = self._text(index) or found["caption"]
+        return found
+
+    def column(self, name: str) -> list[Any]:
+        return [self._or_none(index, name) for index in range(len(self._paths))]
+
+    def _or_none(self, index: int, name: str) -> Any:
+        try:
+            return self.row(index)[name]
+        except BadExample:
+            return None
+
+    def _text(self, index: int) -> str:
+        path, content = self._read(index, ".txt")
+        try:
+            return content.decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise BadExample("caption", f"{path} is no text in UTF-8: {error}.") from None
+
+    def _object(self, index: int) -> dict[str, Any]:
+        path, content = self._read(index, ".json")
+        found = tables.json_object(content)
+        if found is None:
+            raise BadExample("corrupt", f"{path} is no JSON object.")
+        return found
+
+    def _read(self, index: int, suffix: str) -> tuple[str, bytes]:
+        path = files.join(self._root, posixpath.splitext(self._paths[index])[0] + suffix)
+        return path, files.read(path)
+
+
+class Metadata:
+    """The columns of tables with the path of an image, seen from where the table lies, in `file_name`."""
+
+    def __init__(self, root: str, paths: Texts, found: Sequence[str]):
+        """Finds the row of each image; where two tables have one, the last counts.
+
+        Args:
+          root: the folder.
+          paths: of the images, below it.
+          found: paths of the tables, below it; those without `file_name` are of something else.
+
+        Raises:
+          ConfigError: there is no image of those that they name.
+        """
+        opened = [(path, tables.make(files.join(root, path))) for path in found]
+        opened = [(path, table) for path, table in opened if "file_name" in table.names]
+        self._tables = [table for _, table in opened]
+        self._table, self._row = np.full(len(paths), -1, np.int32), np.zeros(len(paths), np.int64)
+        index_of = {path: index for index, path in enumerate(paths)} if opened else {}
+        for number, (path, table) in enumerate(opened):
+            for row, name in enumerate(table.column("file_name")):
+                index = index_of.get(posixpath.normpath(f"{files.parent(path)}{name}"))
+                if index is not None:
+                    self._table[index], self._row[index] = number, row
+            if not (self._table == number).any():
+                raise ConfigError(
+                    f"{table.path!r}: there is no image of those in its column 'file_name', such as {name!r}. They are "
+                    "paths from the folder of the table."
+                )
+        every = dict.fromkeys(name for table in self._tables for name in table.names)
+        self.names = tuple(name for name in every if name not in (*OURS, "file_name"))
+
+    def row(self, index: int) -> dict[str, Any]:
+        own = self._tables[self._table[index]].row(int(self._row[index])) if self._table[index] >= 0 else {}
+        return {name: own.get(name) for name in self.names}
+
+    def column(self, name: str) -> list[Any]:
+        columns = [table.column(name) if name in table.names else None for table in self._tables]
+        own = lambda number, row: None if number < 0 or columns[number] is None else columns[number][row]
+        return [own(number, row) for number, row in zip(self._table, self._row, strict=True)]
