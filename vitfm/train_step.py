@@ -31,6 +31,16 @@ def _own_keys(keys: jax.Array, purpose: int) -> jax.Array:
 _LOSS, _MIX = 2**31, 2**31 + 1  # Purposes; preprocessing takes the keys themselves.
 
 
+def loss_keys(keys: jax.Array) -> jax.Array:
+    """[B] keys, those of the loss, of an example's own."""
+    return _own_keys(keys, _LOSS)
+
+
+def prepared(preprocess: Preprocess, mix: Preprocess | None) -> Preprocess:
+    """(batch, keys [B]) -> the batch as the loss gets it: each example preprocessed, and all mixed where they are."""
+    return preprocess if mix is None else lambda batch, keys: mix(preprocess(batch, keys), _own_keys(keys, _MIX))
+
+
 def _micro_batches(tree: Any, count: int) -> Any:
     """[B, ...] -> [count, B/count, ...]; micro-batch i holds rows i, i+count, ..., so no row leaves its device."""
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), tree)
@@ -43,7 +53,7 @@ def _whole_batch(tree: Any) -> Any:
 
 def _plain(objective: Objective, preprocess: Preprocess) -> Callable[..., Gradients]:
     def gradients(params: Any, extra: Any, batch: Batch, keys: jax.Array, step: jax.Array) -> Gradients:
-        loss = lambda params: objective.loss(params, extra, preprocess(batch, keys), _own_keys(keys, _LOSS), step)
+        loss = lambda params: objective.loss(params, extra, preprocess(batch, keys), loss_keys(keys), step)
         (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return value, aux, grads
 
@@ -76,7 +86,7 @@ def _cached(objective: Objective, preprocess: Preprocess, count: int) -> Callabl
 
     def gradients(params: Any, extra: Any, batch: Batch, keys: jax.Array, step: jax.Array) -> Gradients:
         def embed(params: Any, batch: Batch, keys: jax.Array) -> Any:
-            return objective.embed(params, extra, preprocess(batch, keys), _own_keys(keys, _LOSS), step)
+            return objective.embed(params, extra, preprocess(batch, keys), loss_keys(keys), step)
 
         def couple(params: Any, embeddings: Any) -> tuple[jax.Array, Aux]:
             return objective.couple(params, extra, embeddings, batch, step)
@@ -100,7 +110,7 @@ def _mixed(gradients: Callable[..., Gradients], preprocess: Preprocess, mix: Pre
     """`gradients` of batches that are preprocessed and mixed whole, before any micro-batch is taken from them."""
 
     def mixed(params: Any, extra: Any, batch: Batch, keys: jax.Array, step: jax.Array) -> Gradients:
-        return gradients(params, extra, mix(preprocess(batch, keys), _own_keys(keys, _MIX)), keys, step)
+        return gradients(params, extra, prepared(preprocess, mix)(batch, keys), keys, step)
 
     return mixed
 

@@ -85,6 +85,8 @@ class Objective:
       why_not: for None: the reason, shown to who asks for accumulation.
       healthy: metric of the loss -> where it stays while the model learns; outside, once a tenth of the run is over,
         the loop warns.
+      masks: (batch, key) -> what a loss with these keys hides from the encoder, for those who look at the data: bool
+        [B,h,w] of "image", [B,V,h,w] of views by their name, on a grid of squares; None where it draws no masks.
     """
 
     init: Callable[[jax.Array, Batch], Variables]
@@ -99,6 +101,7 @@ class Objective:
     couple: Callable[..., tuple[jax.Array, Aux]] | None = None
     why_not: str = ""
     healthy: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+    masks: Callable[[Batch, jax.Array], Mapping[str, jax.Array]] | None = None
 
 
 FROZEN = "frozen_teacher"  # The entry of `extra` that holds a `Teacher`'s parameters.

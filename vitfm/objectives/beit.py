@@ -76,17 +76,26 @@ def make(
         _check_codes(teacher, extra, image, encoder, codes)
         return base.Variables(predictor.init(keys[1], image), extra)
 
+    def drawn(image: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Which patches are masked, bool [B,N], and keys for drop path."""
+        for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
+        return predictor.masked(for_masks, image), for_drop_path
+
     def loss(
         params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, base.Aux]:
         found = base.taught(teacher).predict("codes", extra, batch["image"])
-        for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
-        masked = predictor.masked(for_masks, batch["image"])
+        masked, for_drop_path = drawn(batch["image"], key)
         value, metrics = predictor.loss(params, batch["image"], masked, found, for_drop_path)
         return value, base.Aux(metrics)
 
+    def masks(batch: base.Batch, key: jax.Array) -> dict[str, jax.Array]:
+        image = batch["image"]
+        return {"image": drawn(image, key)[0].reshape(len(image), image.shape[1] // encoder.patch_size, -1)}
+
+    predict = probes.predictions(encoder)
     # Exact: every example hides as many patches.
-    return base.Objective(init, loss, probes.predictions(encoder), accumulate="mean", healthy=diagnostics.CODES)
+    return base.Objective(init, loss, predict, accumulate="mean", healthy=diagnostics.CODES, masks=masks)
 
 
 def _check(encoder: nn.Module, image_size: int, codes: int, masked_patches: int, smallest_block: int) -> None:

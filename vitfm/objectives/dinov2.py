@@ -148,14 +148,18 @@ def make(
             extra |= {"center": jnp.zeros(prototypes), "patch_center": jnp.zeros(patch_prototypes)}
         return base.Variables(params, extra | (anchoring.of(extra["teacher"]) if anchoring else {}))
 
+    def drawn(whole: jax.Array, key: jax.Array) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array]:
+        """What `masking.in_views` hides of global views [B,V,H,W,C], and keys for drop path."""
+        for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
+        count, grid = _masked_views(whole.shape[1], mask_share), _grid(whole, encoder.patch_size)
+        return masking.in_views(for_masks, whole.shape[1], count, grid, mask_ratio), for_drop_path
+
     def loss(
         params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, base.Aux]:
         views, extra = dino.views_of(batch), jax.lax.stop_gradient(extra)
         teacher, temperature = extra["teacher"], jnp.asarray(temperature_at(step))
-        for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
-        count, grid = _masked_views(views[0].shape[1], mask_share), _grid(views[0], encoder.patch_size)
-        masked, places, shares = masking.in_views(for_masks, views[0].shape[1], count, grid, mask_ratio)
+        (masked, places, shares), for_drop_path = drawn(views[0], key)
         keys = dino.keys_of(for_drop_path, views)
         seen, seen_patches = encoded(teacher["encoder"], views[0])
         found, found_patches = encoded(params["encoder"], views[0], keys[0], masked)
@@ -187,6 +191,10 @@ def make(
         }
         return sum(weights[name] * value for name, value in losses.items()), base.Aux(metrics, changed | changed_too)
 
+    def masks(batch: base.Batch, key: jax.Array) -> dict[str, jax.Array]:
+        whole = dino.views_of(batch)[0]
+        return {"global": drawn(whole, key)[0][0].reshape(*whole.shape[:2], *_grid(whole, encoder.patch_size))}
+
     course = dino.taught(momentum_at)
     return base.Objective(
         init,
@@ -195,6 +203,7 @@ def make(
         # Exact: centres are linear in the batch, and each masked view counts alike.
         accumulate="mean" if centering == "centre" and not koleo_weight else None,
         healthy=diagnostics.of_teacher(prototypes),
+        masks=masks,
         why_not=dino.NO_PARTS if centering == "sinkhorn" else _NO_NEIGHBOURS,
         **(anchoring.following(course) if anchoring else course),
     )

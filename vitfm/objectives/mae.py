@@ -59,13 +59,20 @@ def make(
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
         return base.Variables(autoencoder.init(key, batch["image"][:1]))
 
+    def drawn(image: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Noise [B,N] that decides what is masked, and keys for drop path."""
+        for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
+        return masking.noise(for_masks, autoencoder.count(image)), for_drop_path
+
     def loss(
         params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, base.Aux]:
+        return autoencoder.loss(params, batch["image"], *drawn(batch["image"], key)), base.Aux({})
+
+    def masks(batch: base.Batch, key: jax.Array) -> dict[str, jax.Array]:
         image = batch["image"]
-        for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
-        masks = masking.noise(for_masks, autoencoder.count(image))
-        return autoencoder.loss(params, image, masks, for_drop_path), base.Aux({})
+        hidden = masking.hidden(drawn(image, key)[0], autoencoder.visible(autoencoder.count(image)))
+        return {"image": hidden.reshape(len(image), image.shape[1] // encoder.patch_size, -1)}
 
     def reconstruct(params: base.Params, image: jax.Array) -> jax.Array:
         """[B,3,H,W,C]; row i of any batch has the same mask."""
@@ -73,7 +80,8 @@ def make(
         return autoencoder.reconstruct(params, image, masks)
 
     predict = {**probes.predictions(encoder), "reconstruct": reconstruct}
-    return base.Objective(init, loss, predict, accumulate="mean")  # Exact: every example hides as many patches.
+    # Exact: every example hides as many patches.
+    return base.Objective(init, loss, predict, accumulate="mean", masks=masks)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,19 +46,27 @@ def make(
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
         return base.Variables(predictor.init(key, batch["image"][:1]))
 
+    def drawn(image: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Which squares are masked, bool [B,M], and keys for drop path."""
+        for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
+        return predictor.masked(for_masks, image), for_drop_path
+
     def loss(
         params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, base.Aux]:
-        for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
-        masked = predictor.masked(for_masks, batch["image"])
-        return predictor.loss(params, batch["image"], masked, for_drop_path), base.Aux({})
+        return predictor.loss(params, batch["image"], *drawn(batch["image"], key)), base.Aux({})
+
+    def masks(batch: base.Batch, key: jax.Array) -> dict[str, jax.Array]:
+        image = batch["image"]
+        return {"image": drawn(image, key)[0].reshape(len(image), image.shape[1] // mask_size, -1)}
 
     def reconstruct(params: base.Params, image: jax.Array) -> jax.Array:
         """[B,3,H,W,C]; row i of any batch has the same mask."""
         return predictor.reconstruct(params, image, predictor.masked(masking.row_keys(len(image)), image))
 
     predict = {**probes.predictions(encoder), "reconstruct": reconstruct}
-    return base.Objective(init, loss, predict, accumulate="mean")  # Exact: every example hides as many squares.
+    # Exact: every example hides as many squares.
+    return base.Objective(init, loss, predict, accumulate="mean", masks=masks)
 
 
 def _check(predictor: Predictor, image_size: int) -> None:

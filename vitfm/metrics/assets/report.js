@@ -255,10 +255,10 @@ function startCharts() {
 
 function startPictures() {
   const box = document.getElementById("lightbox");
-  for (const button of document.querySelectorAll(".enlarge")) {
+  for (const button of document.querySelectorAll(".enlarge, .picture")) {
     button.addEventListener("click", () => {
       const image = button.querySelector("img");
-      Object.assign(box.querySelector("img"), { src: image.src, alt: image.alt });
+      Object.assign(box.querySelector("img"), { src: image.src, alt: image.alt, className: image.className });
       box.showModal();
     });
   }
