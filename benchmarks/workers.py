@@ -21,8 +21,8 @@ Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 class Worker:
     """A subprocess of `module`; a context manager."""
 
-    def __init__(self, module: str, settings: Mapping[str, Any]):
-        command = [sys.executable, "-m", module]
+    def __init__(self, module: str, settings: Mapping[str, Any], python: str = sys.executable):
+        command = [python, "-m", module]
         self._module = module
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1

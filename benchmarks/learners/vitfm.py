@@ -50,7 +50,9 @@ def _text(size: Size) -> dict[str, Any]:
     }
 
 
-_CAPTIONS: dict[str, Any] = {"captions": {}, "tokenizer": {"length": 16}}
+_TEMPLATES = ("{}", "{} emoji", "an emoji of {}", "a drawing of {}", "a picture of {}", "an icon of {}")
+_SPOKEN = {"name": "name", "tags": "tags", "templates": _TEMPLATES}
+_CAPTIONS: dict[str, Any] = {"captions": _SPOKEN, "tokenizer": {"length": 16}}
 
 
 def _clip(size: Size) -> dict[str, Any]:
