@@ -14,6 +14,7 @@ import rich.table
 import rich.text
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WIDE = 1000  # Columns of a file.
 _MARKS = {"serious": ("!", "yellow"), "info": ("·", "dim"), "good": ("✓", "green")}
 
 
@@ -56,7 +57,7 @@ def findings(found: Sequence[Mapping[str, str]], console: rich.console.Console |
         mark, style = _MARKS[finding["kind"]]
         line = " ".join(filter(None, (finding["text"], finding.get("command"))))
         drawn.add_row(rich.text.Text(mark, style=style), rich.text.Text(line))
-    (console or rich.console.Console()).print(drawn)
+    (console or _console()).print(drawn)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], console: rich.console.Console | None = None) -> None:
@@ -66,4 +67,12 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], console: rich.con
         drawn.add_column(head, justify="right" if number else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(rich.text.Text(str(cell)) for cell in row))
-    (console or rich.console.Console()).print(drawn)
+    (console or _console()).print(drawn)
+
+
+def _console() -> rich.console.Console:
+    """The output, where paths are not cut in two unless a person's screen is narrow."""
+    console = rich.console.Console()
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console
