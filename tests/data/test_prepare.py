@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
+import multiprocessing
 import os
 import pathlib
 import resource
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import fsspec
@@ -212,27 +216,51 @@ def test_a_full_disk_is_told(photos: pathlib.Path, prepare: Any, tmp_path: pathl
     assert not list((tmp_path / "out").rglob("*.writing"))
 
 
+@dataclasses.dataclass(frozen=True)
 class Deadly:
-    """A source that no process survives."""
+    """A source at whose fifth example a process that writes shards ends, or says who it is and waits for ever."""
 
-    name = "deadly"
+    waits: str
+    name: str = "deadly"
 
     def __len__(self) -> int:
         return 8
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if index == 5 and "MainProcess" not in sys.modules["multiprocessing"].current_process().name:
-            os._exit(9)
+        if index == 5 and multiprocessing.parent_process() is not None:
+            if not self.waits:
+                os._exit(9)
+            pathlib.Path(self.waits).write_text(str(os.getpid()))
+            time.sleep(1000)
         return {"image": broken.png(1, 1, 8, 0, b"\0\0")}
 
 
-def make(rest: str) -> Deadly:
-    return Deadly()
+make = Deadly
 
 
 def test_a_process_that_dies_is_told(prepare: Any):
     said = prepare("tests.data.test_prepare:", "--workers=1", refused=True)
     assert "A process that writes shards died" in said and "goes on where it stopped" in said
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: pathlib.Path):
+    flags = ["prepare", f"tests.data.test_prepare:{tmp_path}/pid", str(tmp_path / "out"), "--name=mine", "--workers=1"]
+    child = subprocess.Popen([sys.executable, "-m", "vitfm.data", *flags], stdout=subprocess.DEVNULL)
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    process = pathlib.Path("/proc", (tmp_path / "pid").read_text(), "stat")
+    assert process.exists()
+    child.kill()
+    child.wait()
+    until(lambda: not process.exists() or process.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def until(happens: Callable[[], Any]) -> None:
+    """Waits for it; the limit is for what never does."""
+    for _ in range(600):
+        if happens():
+            return
+        time.sleep(0.1)
+    raise AssertionError("It does not happen.")
 
 
 def test_two_at_once_are_refused(photos: pathlib.Path, prepare: Any, tmp_path: pathlib.Path):

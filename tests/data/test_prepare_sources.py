@@ -96,6 +96,24 @@ def test_a_split_joins_others(prepare: Prepare, opened: Opened, tmp_path: pathli
     assert opened("mute")[0]["caption"] is None and len(opened("all")) == 2 + 3 * 2
 
 
+def test_a_split_that_was_begun_before_others_were_there(prepare: Prepare, tmp_path: pathlib.Path):
+    rng = np.random.default_rng(0)
+    for name in ("a/cat/1.jpg", "a/cat/2.jpg", "b/dog/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(broken.encoded(broken.picture(rng), "JPEG"))
+    (tmp_path / "a" / "cat" / "3.jpg").write_bytes(b"")
+    prepare(f"folder:{tmp_path}/a", "--split=a", "--max-bad=0", refused=True)
+    prepare(f"folder:{tmp_path}/b", "--split=b")
+    said = prepare(f"folder:{tmp_path}/a", "--split=a", "--max-bad=0.5", refused=True)
+    assert "'a' was begun with other features" in said and "incomplete_a" in said
+
+
+def test_what_something_else_made_is_left_alone(prepare: Prepare, table: pathlib.Path, tmp_path: pathlib.Path):
+    prepare(f"csv:{table}")
+    (tmp_path / "out" / "mine" / "1.0.0" / "prepared_train.json").unlink()
+    assert "was not made by `prepare`" in prepare(f"csv:{table}", "--split=test", refused=True)
+
+
 def test_another_call_is_told_apart(prepare: Prepare, table: pathlib.Path):
     prepare(f"csv:{table}", "--shards=2")
     said = prepare(f"csv:{table}", "--shards=3", "--shuffle-seed=4", refused=True)
@@ -236,3 +254,12 @@ def test_deep_images_are_stored_as_they_are(prepare: Prepare, opened: Opened, tm
     features = json.loads((tmp_path / "out" / "mine" / "1.0.0" / "features.json").read_text())
     image = features["featuresDict"]["features"]["image"]["image"]
     assert image["dtype"] == "uint16" and image["shape"]["dimensions"][-1] == "1"
+
+
+def test_nothing_that_can_be_used(prepare: Prepare, tmp_path: pathlib.Path):
+    whole = broken.encoded(broken.picture(np.random.default_rng(0)), "JPEG")
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(whole[:-100])
+    said = prepare(f"folder:{tmp_path}", refused=True)
+    assert "none of 3 examples can be used; the last: " in said and "end before the image does" in said
+    assert not list((tmp_path / "out").rglob("*.json"))

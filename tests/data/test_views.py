@@ -129,6 +129,15 @@ def test_a_view_without_crop_is_the_resized_image():
         np.testing.assert_array_equal(view["views"]["whole"][:, 0], image["image"])
 
 
+def test_a_view_may_show_all_of_an_image():
+    (image,) = first(data(views=None, crop="pad"))
+    views = {"whole": {"crop": "pad"}, "own": {}, "part": {"crop": {"scale": (0.1, 0.2)}}}
+    (batch,) = first(data(views=views, crop="pad"))
+    for name in ("whole", "own"):
+        np.testing.assert_array_equal(batch["views"][name][:, 0], image["image"])
+    assert (batch["views"]["part"][:, 0] != image["image"]).any()
+
+
 @pytest.mark.parametrize(
     ("views", "words"),
     [

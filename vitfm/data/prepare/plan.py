@@ -68,7 +68,7 @@ class Request:
         """
         example = {**source[index], "key": base.key(source, index)}
         caption = base.role(source, "caption")
-        if caption not in (None, "caption", "text") and "caption" not in example:
+        if caption not in ("caption", "text") and caption in example and "caption" not in example:
             example["caption"] = example.pop(caption)  # By its name readers of TFDS know it.
         for name, kind in self.feature.items():
             if kind == "none":

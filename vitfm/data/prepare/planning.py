@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import math
@@ -24,6 +23,7 @@ from vitfm.data.sources import base
 
 _KEYS = 1000  # That tell a source from another.
 _DECODED = 32  # Images that tell how many channels there are.
+_TRIED = 100  # Of the first examples, of which one has to be good.
 _OTHERS = 500  # Bytes of a record beside its images.
 _MANY = 100_000  # Classes, beyond which a label is rather a number.
 
@@ -39,14 +39,13 @@ def decide(request: plan_lib.Request, whole: base.Source, source: base.Source) -
     Raises:
       ConfigError: something else was asked for before, the source has changed, or TFDS can't store it.
     """
-    known = [
-        store.read_json(path) for path in (plan_lib.finished(request), files.join(plan_lib.work(request), "plan.json"))
-    ]
-    plan = next((plan_lib.from_json(own["plan"], request.folder) for own in known if own is not None), None)
-    if plan is None:
+    kept = files.join(plan_lib.work(request), "plan.json")
+    stored = store.read_json(plan_lib.finished(request)) or store.read_json(kept)
+    if stored is None:
         plan = _made(request, whole, source)
-        store.write_json(files.join(plan_lib.work(request), "plan.json"), {"plan": plan.as_json()})
+        store.write_json(kept, {"plan": plan.as_json()})
         return plan
+    plan = plan_lib.from_json(stored["plan"], request.folder)
     changed = config.differences(dataclasses.asdict(plan.request), dataclasses.asdict(request))
     if not is_of(plan, source):
         changed.append(f"the source: {plan.examples:,} examples -> {len(source):,}, or others")
@@ -55,6 +54,12 @@ def decide(request: plan_lib.Request, whole: base.Source, source: base.Source) -
             f"{request.folder} has {request.split!r}, or the beginning of it, from another call:\n  "
             + "\n  ".join(changed)
             + "\nRepeat that call to go on with it, choose another --name, --version or --split, or remove that folder."
+        )
+    others = _others(request)
+    if others not in (None, plan.kinds):  # They were finished after this one was begun.
+        raise ConfigError(
+            f"{request.split!r} was begun with other features than the other splits of {request.folder} have now: "
+            f"remove {plan_lib.work(request)}, so that it begins anew."
         )
     return plan
 
@@ -65,6 +70,11 @@ def is_of(plan: plan_lib.Plan, source: base.Source) -> bool:
 
 
 def _made(request: plan_lib.Request, whole: base.Source, source: base.Source) -> plan_lib.Plan:
+    """A new plan.
+
+    Raises:
+      ConfigError: TFDS can't store the source, or not in this data set.
+    """
     image = base.role(whole, "image") or "image"
     if image in request.feature:
         raise ConfigError(f"--feature={image}={request.feature[image]}: {image!r} is the image, and stays it.")
@@ -111,9 +121,11 @@ def _looked_at(
         if isinstance(found, BadExample):
             reason = str(found)
             continue
-        if turn % each == 0 or not shown:
-            with contextlib.suppress(BadExample):
-                shown.append({**found[1], image: images.stored(found[1][image], True, request.resize)})
+        if turn % each == 0 or (turn < _TRIED and not shown):
+            try:
+                shown.append({**found[1], image: images.stored(found[1][image], request.check, request.resize)})
+            except BadExample as error:
+                reason = str(error)
         yield found
     if not shown:
         raise ConfigError(f"{source.name}: none of {len(numbers):,} examples can be used; the last: {reason}")
@@ -140,20 +152,29 @@ def _classes(
     return found if asked or len(found) <= _MANY else None
 
 
-def _like_others(request: plan_lib.Request, found: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def _others(request: plan_lib.Request) -> Kinds | None:
+    """The kinds of the splits that are there; None where there are none.
+
+    Raises:
+      ConfigError: the data set was made by something else.
+    """
+    if not files.exists(files.join(request.folder, "dataset_info.json")):
+        return None
+    for path in files.below(request.folder):
+        if re.fullmatch(r"prepared_\w+\.json", path) and (stored := store.read_json(files.join(request.folder, path))):
+            return kinds.from_json(stored["plan"]["kinds"])
+    raise ConfigError(f"{request.folder} was not made by `prepare`, which adds no splits to it; take another --name.")
+
+
+def _like_others(request: plan_lib.Request, found: dict[str, Any], notes: list[str]) -> Kinds:
     """The kinds of the splits that are there, which those of this one have to fit.
 
     Raises:
-      ConfigError: they don't, or the data set was made by something else.
+      ConfigError: they don't.
     """
-    if not files.exists(files.join(request.folder, "dataset_info.json")):
+    before = _others(request)
+    if before is None:
         return found
-    paths = [path for path in files.below(request.folder) if re.fullmatch(r"prepared_\w+\.json", path)]
-    if not paths:
-        raise ConfigError(
-            f"{request.folder} was not made by `prepare`, which adds no splits to it; take another --name."
-        )
-    before = kinds.from_json(store.read_json(files.join(request.folder, paths[0]))["plan"]["kinds"])
     for name, kind in found.items():
         if name not in before:
             raise ConfigError(

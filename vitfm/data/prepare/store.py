@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def scratch(path: str) -> Iterator[str]:
         if remote(path):
             place = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "file")
         else:
-            place = f"{target}.{os.getpid()}.writing"
+            place = f"{target}.{secrets.token_hex(4)}.writing"  # Two machines may be at it.
             stack.callback(_remove, place)
         try:
             if not remote(path):
@@ -71,13 +72,20 @@ def scratch(path: str) -> Iterator[str]:
 
 
 def put(place: str, path: str) -> None:
-    """Brings a file of `scratch` to where it belongs, in one step."""
-    if remote(path):
-        system, inside = fsspec.core.url_to_fs(path)
+    """Brings a file of `scratch` to where it belongs, in one step.
+
+    Raises:
+      UserError: an object store does not take it.
+    """
+    if not remote(path):
+        os.replace(place, files.local(path))
+        return
+    system, inside = fsspec.core.url_to_fs(path)
+    try:
         system.makedirs(files.parent(inside), exist_ok=True)
         system.put_file(place, inside)
-    else:
-        os.replace(place, files.local(path))
+    except Exception as error:  # Each library has its own.
+        raise UserError(f"{path} can't be written: {error or type(error).__name__}.") from error
 
 
 def digest(path: str) -> str:
