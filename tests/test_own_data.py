@@ -77,6 +77,14 @@ def test_too_few_images_are_not_split(tmp_path: pathlib.Path, capsys: pytest.Cap
     assert "nothing is held out" in capsys.readouterr().err
 
 
+def test_a_split_that_is_there_is_evaluated(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+    spec, beside = folder(tmp_path / "x/train"), folder(tmp_path / "x/val", 4)
+    config = fitted("mae", ("data.source", spec))
+    assert config["data"]["source"] == config["evals"]["knn"]["train"] == spec
+    assert config["evals"]["knn"]["test"] == config["evals"]["reconstruction"]["source"] == beside
+    assert f"{beside} is evaluated by" in capsys.readouterr().err
+
+
 def test_what_is_given_stays(tmp_path: pathlib.Path):
     spec = folder(tmp_path / "x")
     given = [("total", "5"), ("evals.knn.every", "50%"), ("data.cache_gb", "0.5"), ("data.label.feature", "key")]

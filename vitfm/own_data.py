@@ -25,6 +25,7 @@ HELDOUT = 50  # Images from which on a tenth of them says something.
 _SAMPLE = 1000  # Captions that are measured.
 _LONGEST = 77  # Tokens of a caption, as CLIP has it.
 _READS = ("source", "train", "test")  # Keys of an evaluator that name a source.
+_SIBLINGS = ("validation", "val", "test")  # What lies beside `train` where somebody has split the data.
 
 
 def differs(source: Any, own: Any) -> bool:
@@ -117,8 +118,8 @@ def _evaluated(
     if not config.get("evals") or "evals" in given:
         return
     spec = config.data.source
-    whole = not isinstance(spec, str) or parts.split(spec)[1] is not None or len(source) < HELDOUT
-    train, test = (spec, spec) if whole else (f"{spec}#:90%", f"{spec}#90%:")
+    train, test, told = _halves(spec, len(source))
+    whole = train == test
     kept: dict[str, dict[str, Any]] = {}
     for evaluator in config.evals.to_dict().values():
         moved = _moved(evaluator, roles, train, test, texts=_texts(source, roles["label"]))
@@ -128,13 +129,29 @@ def _evaluated(
         shown = {key: moved[key] for key in ("every", "pictures") if moved.get(key)}
         kept[moved["name"]] = {**moved, **kept.get(moved["name"], {}), **shown}
     config.evals = kept
-    if kept and not whole:
-        config.data.source = train
-        yield f"a tenth of the images is held out ({test}) and evaluated by {', '.join(kept)}"
-    elif kept:
-        yield f"nothing is held out; {', '.join(kept)} see training images"
-    else:
+    if not kept:
         yield "no evaluator of the recipe can ask this data anything"
+        return
+    config.data.source = train
+    yield f"{told} by {', '.join(kept)}"
+
+
+def _halves(spec: Any, examples: int) -> tuple[Any, Any, str]:
+    """What is trained on and what is evaluated on, the same where nothing is held out, and what a person is told."""
+    siblings = [spec[: -len("train")] + name for name in _SIBLINGS] if str(spec).endswith((":train", "/train")) else []
+    for test in filter(_opens, siblings):
+        return spec, test, f"{test} is evaluated"
+    if isinstance(spec, str) and parts.split(spec)[1] is None and examples >= HELDOUT and _opens(f"{spec}#90%:"):
+        test = f"{spec}#90%:"
+        return f"{spec}#:90%", test, f"a tenth of the images is held out ({test}) and evaluated"
+    return spec, spec, "nothing is held out; training images are evaluated"
+
+
+def _opens(spec: str) -> bool:
+    try:
+        return len(sources.make(spec)) > 0
+    except ConfigError:
+        return False
 
 
 def _moved(
