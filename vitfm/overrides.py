@@ -10,7 +10,6 @@ from typing import Any
 import ml_collections
 
 from vitfm import config as config_lib
-from vitfm import own_data
 from vitfm.config import ConfigError
 
 
@@ -29,15 +28,22 @@ def load(file: str, pairs: Sequence[tuple[str, str]]) -> ml_collections.ConfigDi
     config = ml_collections.ConfigDict(config)
     own = _source(config)
     apply(config, pairs, "--config")
-    source = _source(config)
-    if own_data.differs(source, own):
-        for line in own_data.fit(config, own, [key for key, _ in pairs]):
-            print(f"vitfm: {source}: {line}", file=sys.stderr)
+    if _source(config) != own:
+        _fit(config, own, pairs)
     return config
 
 
 def _source(config: ml_collections.ConfigDict) -> Any:
     return (config.get("data") or {}).get("source")
+
+
+def _fit(config: ml_collections.ConfigDict, own: Any, pairs: Sequence[tuple[str, str]]) -> None:
+    from vitfm import own_data  # NumPy and the sources, for those alone who name other data.
+
+    source = _source(config)
+    if own_data.differs(source, own):
+        for line in own_data.fit(config, own, [key for key, _ in pairs]):
+            print(f"vitfm: {source}: {line}", file=sys.stderr)
 
 
 def split(words: Sequence[str], flag: str, others: Sequence[str]) -> list[tuple[str, str]]:
