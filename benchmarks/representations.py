@@ -1,11 +1,13 @@
-"""What each recipe's encoder has learned: kNN and a linear probe on `emoji`, beside two that learned nothing.
+"""What each recipe's encoder has learned: probes of its frozen features on `emoji`, beside two that learned nothing.
 
-    python -m benchmarks.representations --workdir=runs/representations --seeds=0,1,2
+    python -m benchmarks.representations --seeds=0,1,2 --markdown=docs/recipes/README.md
+    python -m benchmarks.representations --recipes=mae,moco:v3 --seeds=0
 
-Trains what has not been trained in that folder yet, each run with its recipe's own settings, and evaluates on
-`test_style`, drawings by a hand that no run has seen, by their subgroups. `raw pixels` are the pixels as features;
-`untrained` are the same encoders as initialised. The linear probe chooses its settings on training images held out,
-which are other drawings of concepts that it was trained on.
+Trains what has not been trained in the folder yet, each run with its recipe's own settings and after the one that
+teaches it, and evaluates by subgroups on `test_style`, drawings by a hand that no run has seen, and on `test_concept`,
+things that none has seen. `raw pixels` are the pixels as features; `untrained` are the encoders as initialised with the
+first seed. The linear probe chooses its settings on training images held out, which are other drawings of concepts
+that it was trained on. Zero-shot is by name: of all names, and for `test_concept` of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,70 +32,120 @@ from vitfm import run as runs
 from vitfm.evals import base as evaluation
 from vitfm.metrics import files
 
-RECIPES = ("supervised", "clip", "dino", "mae")
-EVALUATORS = ("knn", "linear_probe")
-METRICS = {
-    "kNN": "test_style/knn/top1",
-    "linear": "test_style/linear_probe/top1",
-    "linear top-5": "test_style/linear_probe/top5",
-}
-SOURCES = {"train": "tfds:emoji:train", "test": "tfds:emoji:test_style", "label": "subgroup"}
+TEACHERS = {"vqkd": "clip", "beit": "vqkd", "deit": "deit:teacher", "distill": "clip"}  # Whose runs others start from.
+SUPERVISED = ("supervised", "deit:teacher", "deit", "triplet")
+WITH_TEXT = ("clip", "siglip", "siglip2", "coca")
+IMAGES_ALONE = ("simclr", "moco", "moco:v3", "dino", "ibot", "dinov2", "mae", "simmim", "aim", "rotation", "dvae")
+TAUGHT = ("vqkd", "beit", "distill")
+RECIPES = (*SUPERVISED, *WITH_TEXT, *IMAGES_ALONE, *TAUGHT)
+EVALUATORS = ("linear_probe", "knn", "fewshot")
+SPLITS = {"style": "test_style", "concept": "test_concept"}
+METRICS = {"linear": "linear_probe/top1", "kNN": "knn/top1", "10 shots": "fewshot/top1_10shot"}
+PROBED = {f"{short} {title}": f"{split}/{of}" for short, split in SPLITS.items() for title, of in METRICS.items()}
+ZERO_SHOT = {"style zero-shot": "test_style/zeroshot/top1", "concept zero-shot": "test_concept/zeroshot_heldout/top1"}
+COLUMNS = {**PROBED, **ZERO_SHOT, "minutes": "seconds"}
+_GIVEN = ("train", "test", "label")
+_MARKS = "<!-- python -m benchmarks.representations -->", "<!-- end of the table -->"
+
+Values = dict[str, list[float]]  # column -> a number of each seed; a column without any is not there.
 
 
-def config_file(recipe: str, arg: str) -> str:
-    """What `--config` takes: the recipe's file, and the variant where one is given."""
-    return f"{ROOT / 'configs' / recipe}.py" + (f":{arg}" if arg else "")
+def config_file(recipe: str) -> str:
+    """What `--config` takes for NAME or NAME:VARIANT."""
+    name, _, variant = recipe.partition(":")
+    return f"{ROOT / 'configs' / name}.py" + (f":{variant}" if variant else "")
 
 
-def trained(recipe: str, arg: str, seed: int, folder: pathlib.Path) -> dict[str, Any]:
-    """`result.json` of a run of a recipe, which is trained and evaluated where that has not happened yet."""
-    workdir = folder / f"{recipe}_{seed}"
+def workdir_of(recipe: str, seed: int, folder: pathlib.Path) -> pathlib.Path:
+    """Where the run of a recipe is."""
+    return folder / f"{recipe.replace(':', '_')}_{seed}"
+
+
+def trained(recipe: str, seed: int, folder: pathlib.Path) -> pathlib.Path:
+    """The workdir of a run, which is trained where that has not happened yet, after what teaches it."""
+    workdir = workdir_of(recipe, seed, folder)
     if not (workdir / files.RESULT).exists():
-        options = [f"--config={config_file(recipe, arg)}", f"--workdir={workdir}", f"--config.seed={seed}"]
-        command = [sys.executable, "-m", "vitfm.main", *options]
-        subprocess.run(command, cwd=ROOT, check=True)
-    for untrained, prefix in ((False, ""), (True, "untrained/")):
-        result = json.loads((workdir / files.RESULT).read_text())
-        if any(prefix + metric not in result for metric in METRICS.values()):
-            evals = json.loads((workdir / files.CONFIG).read_text())["evals"]
-            for name in EVALUATORS:
-                given = {key: None if name in evals else value for key, value in SOURCES.items()}
-                evaluate.evaluate(str(workdir), [name], given, [], untrained=untrained)
-    return json.loads((workdir / files.RESULT).read_text())
+        options = [f"--config={config_file(recipe)}", f"--workdir={workdir}", f"--config.seed={seed}"]
+        if recipe in TEACHERS:
+            options.append(f"--config.teacher.run={trained(TEACHERS[recipe], seed, folder)}")
+        subprocess.run([sys.executable, "-m", "vitfm.main", *options], cwd=ROOT, check=True)
+    return workdir
 
 
-def raw_pixels(recipe: str, arg: str) -> dict[str, float]:
+def measured(workdir: pathlib.Path, *, untrained: bool = False) -> dict[str, Any]:
+    """`result.json` of a run, after probes that are not in it yet."""
+    prefix = "untrained/" if untrained else ""
+    read = lambda: json.loads((workdir / files.RESULT).read_text())
+    evals = json.loads((workdir / files.CONFIG).read_text())["evals"]
+    for split in SPLITS.values():
+        result = read()
+        if any(f"{prefix}{split}/{metric}" not in result for metric in METRICS.values()):
+            sources = _sources(split)
+            pairs = [(f"{own}.{key}", sources[key]) for own in EVALUATORS if own in evals for key in ("test", "prefix")]
+            given = {key: None if len(pairs) == 2 * len(EVALUATORS) else sources[key] for key in _GIVEN}
+            evaluate.evaluate(str(workdir), EVALUATORS, given, pairs, untrained=untrained)
+    return {name.removeprefix(prefix): value for name, value in read().items() if name.startswith(prefix)}
+
+
+def _sources(split: str) -> dict[str, str]:
+    return {"train": "tfds:emoji:train", "test": f"tfds:emoji:{split}", "label": "subgroup", "prefix": split}
+
+
+def raw_pixels(recipe: str) -> dict[str, float]:
     """The metrics of an encoder that returns what it is given, at the image size of a recipe."""
-    built = program.build(recipes.parse(config_lib.load_file(config_file(recipe, arg))))
+    built = program.build(recipes.parse(config_lib.load_file(config_file(recipe))))
     pixels = {"features": lambda params, image: image.reshape(len(image), 1, 1, -1)}
     context = runs.eval_context(built.data, dataclasses.replace(built.objective, predict=pixels), built.mesh)
     found: dict[str, float] = {}
     for name in EVALUATORS:
-        evaluator = evaluation.make(name, {"name": name, **SOURCES, "prefix": "test_style"}, context)
-        found |= {metric: float(value) for metric, value in evaluator(jax.numpy.zeros(()))}
+        for split in SPLITS.values():
+            evaluator = evaluation.make(name, {"name": name, **_sources(split)}, context)
+            found |= {metric: float(value) for metric, value in evaluator(jax.numpy.zeros(()))}
     return found
+
+
+def columns_of(results: Sequence[Mapping[str, Any]], metrics: Mapping[str, str]) -> Values:
+    """Of the results of some seeds, each column that all of them have."""
+    return {
+        title: [float(result[metric]) for result in results]
+        for title, metric in metrics.items()
+        if all(metric in result for result in results)
+    }
+
+
+def cells(row: Values) -> list[str]:
+    """As they are printed: accuracies in %, mean and half the range over seeds; the longest run's minutes."""
+    shown = []
+    for title in COLUMNS:
+        if title not in row:
+            shown.append("")
+        elif title == "minutes":
+            shown.append(f"{max(row[title]) / 60:.1f}")
+        else:
+            shown.append(tables.spread(row[title], scale=100))
+    return shown
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Prints the table and returns what `--out` holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", default="runs/representations", help="folder of the runs, RECIPE_SEED")
-    parser.add_argument("--recipes", default=",".join(RECIPES), help="of configs/ (default: %(default)s)")
-    parser.add_argument("--arg", default="", help="variant of the recipes, such as tiny")
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="NAME or NAME:VARIANT (default: %(default)s)")
     parser.add_argument("--seeds", default="0,1,2", help="one run each (default: %(default)s)")
+    parser.add_argument("--markdown", help=f"a file whose table, between {_MARKS[0]} and {_MARKS[1]}, is written anew")
     parser.add_argument("--out", help="also write the numbers as JSON")
     options = parser.parse_args(argv)
     names, seeds = options.recipes.split(","), [int(seed) for seed in options.seeds.split(",")]
     folder = pathlib.Path(options.workdir).expanduser().resolve()
-    results = {name: [trained(name, options.arg, seed, folder) for seed in seeds] for name in names}
-    pixels = raw_pixels(names[0], options.arg)
-    values = {"raw pixels": {title: [pixels[metric]] for title, metric in METRICS.items()}}
-    for prefix, form in (("untrained/", "untrained, {}"), ("", "{}")):
-        for name in names:
-            row = {title: [result[prefix + metric] for result in results[name]] for title, metric in METRICS.items()}
-            values[form.format(name)] = row
-    rows = {name: [tables.spread(column, scale=100) for column in row.values()] for name, row in values.items()}
-    tables.show(f"emoji test_style, 98 subgroups, top-1 %, seeds {options.seeds}", list(METRICS), rows)
+    values: dict[str, Values] = {"raw pixels": columns_of([raw_pixels(names[0])], PROBED)}
+    for name in names:
+        workdirs = [trained(name, seed, folder) for seed in seeds]
+        values[f"{name}, untrained"] = columns_of([measured(workdirs[0], untrained=True)], PROBED)
+        values[name] = columns_of([measured(workdir) for workdir in workdirs], COLUMNS)
+    rows = {name: cells(row) for name, row in values.items()}
+    tables.show(f"emoji, 98 subgroups, top-1 %, seeds {options.seeds}", list(COLUMNS), rows)
+    if options.markdown:
+        tables.rewrite(pathlib.Path(options.markdown), _MARKS, ["", *COLUMNS], rows)
     result = {"seeds": seeds, "values": values}
     tables.write(options.out, result)
     return result

@@ -40,6 +40,21 @@ def spread(values: Sequence[float], form: str = "{:.1f}", scale: float = 1.0) ->
     return mean if len(scaled) == 1 else f"{mean} ± {form.format((max(scaled) - min(scaled)) / 2)}"
 
 
+def rewrite(file: pathlib.Path, marks: tuple[str, str], columns: Sequence[str], rows: Rows) -> None:
+    """Writes a table in Markdown between two lines of a file, in place of what is between them.
+
+    Raises:
+      ValueError: the file lacks one of the lines.
+    """
+    before, begun, rest = file.read_text().partition(marks[0])
+    _, ended, after = rest.partition(marks[1])
+    if not begun or not ended:
+        raise ValueError(f"{file} has no lines {marks[0]!r} and {marks[1]!r} to write a table between.")
+    lines = [columns, ["---"] * len(columns), *([name, *cells] for name, cells in rows.items())]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    file.write_text(f"{before}{begun}\n\n{table}\n\n{ended}{after}")
+
+
 def machine(cores: int) -> dict[str, Any]:
     """Where it runs: processor, cores in use, load before it began, Python."""
     return {

@@ -1,11 +1,12 @@
 """Distillation on `emoji`, the data set inside vitfm: a small ViT learns the features of a larger one, without labels.
 
-    python -m vitfm.main --config=configs/dino.py
+    python -m vitfm.main --config=configs/clip.py
     python -m vitfm.main --config=configs/distill.py
 
-The teacher is DINO's of runs/dino, or `--config.teacher.run=DIR`: any run with an image encoder, or a folder of another
-library's model, of any size: images are resized for it on the device. For a million images and more only the model, the
-batch size and the length have to grow: there is neither a moving average nor a queue, and no negatives.
+The teacher is CLIP's image tower of runs/clip, or `--config.teacher.run=DIR`: any run with an image encoder, or a
+folder of another library's model, of any size: images are resized for it on the device. For a million images and more
+only the model, the batch size and the length have to grow: there is neither a moving average nor a queue, and no
+negatives.
 
     --config.objective.pooled=0 --config.objective.logits=1 --config.objective.temperature=2     a classifier's logits
     --config.objective.distance=l2                                                        instead of cosines
@@ -43,7 +44,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "patches": 0.5,
         "distance": "cosine",
     }
-    config.teacher = {"run": "runs/dino"}
+    config.teacher = {"run": "runs/clip"}
     config.data = {
         "source": "tfds:emoji:train",
         "image_size": 64,

@@ -1,12 +1,13 @@
 """VQ-KD on `emoji`, the data set inside vitfm: a tokenizer for configs/beit.py, taught by a model that learned before.
 
-    python -m vitfm.main --config=configs/dino.py
+    python -m vitfm.main --config=configs/clip.py
     python -m vitfm.main --config=configs/vqkd.py
     python -m vitfm.main --config=configs/beit.py
 
-The teacher is DINO's of runs/dino, or `--config.teacher.run=DIR`: any run with an image encoder, or a folder of another
-library's model. Its grid of 4 x 4 patches is resized to the 8 x 8 of the tokenizer. Codes that nothing is assigned to
-stay idle: `code_use` and `code_perplexity` in the metrics tell; more than half of the codes should be in use.
+The teacher is CLIP's image tower of runs/clip, as in the paper CLIP's own (Peng et al. 2022, arXiv:2208.06366), or
+`--config.teacher.run=DIR`: any run with an image encoder, or a folder of another library's model. Its grid of 4 x 4
+patches is resized to the 8 x 8 of the tokenizer. Codes that nothing is assigned to stay idle: `code_use` and
+`code_perplexity` in the metrics tell; more than half of the codes should be in use.
 
 Hardware: two CPU cores. Time and expected: not measured yet.
 """
@@ -51,7 +52,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "codes": size["codes"],
         "code_dim": 32,
     }
-    config.teacher = {"run": "runs/dino"}
+    config.teacher = {"run": "runs/clip"}
     config.data = {
         "source": "tfds:emoji:train",
         "image_size": 64,

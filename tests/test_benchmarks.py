@@ -144,12 +144,29 @@ def test_masking_is_measured(tmp_path):
 
 @pytest.mark.slow
 def test_representations_are_compared(tmp_path):
-    options = ("--recipes=mae", "--arg=tiny", "--seeds=3", f"--workdir={tmp_path}")
+    page = tmp_path / "page.md"
+    page.write_text("# What was learned\n{}\nold\n{}\nnotes\n".format(*representations._MARKS))
+    options = ("--recipes=clip:tiny,mae:tiny", "--seeds=3", f"--workdir={tmp_path}", f"--markdown={page}")
     text, result = run("representations", tmp_path / "table.json", *options)
-    rows = {"raw pixels", "untrained, mae", "mae"}
-    assert result["values"].keys() == rows and all(name in text for name in (*rows, *representations.METRICS))
-    assert all(0.05 < value[0] < 1 for row in result["values"].values() for value in row.values())  # Chance is 0.01.
-    assert json.loads((tmp_path / "mae_3" / "config.json").read_text())["seed"] == 3
+    rows = {"raw pixels", "clip:tiny, untrained", "clip:tiny", "mae:tiny, untrained", "mae:tiny"}
+    assert result["values"].keys() == rows and all(name in text for name in rows)
+    assert all(0.03 < row[title][0] < 1 for row in result["values"].values() for title in representations.PROBED)
+    assert result["values"]["clip:tiny"].keys() == representations.COLUMNS.keys()  # MAE has no zero-shot.
+    assert representations.COLUMNS.keys() - result["values"]["mae:tiny"].keys() == representations.ZERO_SHOT.keys()
+    assert json.loads((tmp_path / "mae_tiny_3" / "config.json").read_text())["seed"] == 3
+    written = page.read_text()
+    assert "old" not in written and written.startswith("# What was learned\n") and written.endswith("\nnotes\n")
+    assert written.count("\n| ") == 2 + len(rows)
+
+
+def test_a_table_is_written_between_two_lines_of_a_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n[\nold\n]\nafter\n")
+    for cell in ("1.0", "2.0"):
+        tables.rewrite(page, ("[", "]"), ["", "a"], {"row": [cell]})
+        assert page.read_text() == f"before\n[\n\n|  | a |\n| --- | --- |\n| row | {cell} |\n\n]\nafter\n"
+    with pytest.raises(ValueError, match="has no lines"):
+        tables.rewrite(page, ("(", ")"), ["a"], {})
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from vitfm.metrics import runs
 
 CONFIGS = tiny.ROOT / "configs"
 RECIPES = [path.stem for path in sorted(CONFIGS.glob("*.py")) if '"tiny"' in path.read_text()]
-TEACHERS = {"deit": "deit:teacher_tiny", "distill": "dino:tiny", "vqkd": "dino:tiny", "beit": "vqkd:tiny"}
+TEACHERS = {"deit": "deit:teacher_tiny", "distill": "clip:tiny", "vqkd": "clip:tiny", "beit": "vqkd:tiny"}
 PROBES = ("knn", "linear_probe", "fewshot", "attentive_probe")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.interop import folders
 from vitfm.checkpoint.layout import CheckpointError
 from vitfm.config import ConfigError
 from vitfm.interop import exported, folder, imported
+from vitfm.interop.families import aimv2_vision_model, dinov3_vit, siglip_vision_model
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -101,6 +103,20 @@ def test_tensors_that_are_missing_unexpected_or_of_another_shape_are_all_named(t
     refused(
         path, WEIGHTS, "missing: vit.layernorm.bias", "unexpected: vit.surprise", "classifier.weight (there [16, 4]"
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "known", "made_up"),
+    [
+        (aimv2_vision_model, "Aimv2VisionModel", "Aimv2ForImageClassification"),
+        (dinov3_vit, "DINOv3ViTModel", "DINOv3ViTForImageClassification"),
+        (siglip_vision_model, "SiglipVisionModel", "SiglipForImageClassification"),
+    ],
+)
+def test_a_classifier_that_transformers_lacks_is_not_supported(family: Any, known: str, made_up: str):
+    assert family.read({"architectures": [known]})["name"] == "backbone"
+    with pytest.raises(ConfigError, match=rf"\['{made_up}'\] is not supported; vitfm knows {known}\.$"):
+        family.read({"architectures": [made_up]})
 
 
 @pytest.mark.parametrize(

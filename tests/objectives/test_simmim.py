@@ -117,6 +117,30 @@ def test_the_error_is_the_mean_over_masked_pixels():
     assert float(reconstruction.masked_l1(predicted, patches, masked)) == pytest.approx(expected, rel=1e-6)
 
 
+def test_targets_are_normalised_as_swin_v2_had_them():
+    torch = pytest.importorskip("torch")
+    image = np.random.default_rng(0).normal(1, 2, size=(2, 12, 9, 3)).astype(np.float32)
+    x = torch.from_numpy(image).permute(0, 3, 1, 2)
+    pooled = lambda x, **options: torch.nn.functional.avg_pool2d(x, 5, 1, 2, **options)
+    mean, square = (pooled(y, count_include_pad=False) for y in (x, x**2))
+    count = pooled(torch.ones_like(x)) * 25
+    deviation = ((square - mean**2) * count / (count - 1) + 1e-6).sqrt()
+    for ours, expected in zip(reconstruction.local_statistics(image, 5), (mean, deviation), strict=True):
+        np.testing.assert_allclose(ours, expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_normalised_targets_are_learned_and_shown():
+    own = made(norm_window=5)
+    mean, deviation = reconstruction.local_statistics(images(), 5)
+    keys = train_step.example_keys(0, jnp.int32(7), BATCH)
+    loss = lambda own, image: float(jax.jit(own.loss)(params(), {}, {"image": image}, keys, jnp.int32(0))[0])
+    assert loss(own, images()) != pytest.approx(loss(objective(), images()), rel=1e-3)
+    shown, plain = (np.asarray(jax.jit(o.predict["reconstruct"])(params(), images())) for o in (own, objective()))
+    hidden = shown[:, 1] == 0
+    expected = np.where(hidden, plain[:, 2] * np.asarray(deviation) + np.asarray(mean), images())
+    np.testing.assert_allclose(shown[:, 2], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_it_offers_the_encoder_and_its_reconstructions():
     assert {"embed_image", "features", "attention", "reconstruct"} <= set(objective().predict)
     encoder = {"encoder": params()["encoder"]}  # The head may be thrown away.
@@ -128,6 +152,7 @@ def test_it_offers_the_encoder_and_its_reconstructions():
     [
         ({"mask_ratio": 0.0}, r"mask_ratio = 0\.0 leaves 9 of 9 squares"),
         ({"mask_ratio": 0.95}, r"mask_ratio = 0\.95 leaves 0 of 9 squares"),
+        ({"norm_window": 4}, r"norm_window = 4 must be odd, and at least 3"),
         ({"mask_size": 6}, r"mask_size = 6 must be a multiple of the encoder's patch_size = 4"),
         ({"mask_size": 16}, r"mask_size = 16 .* divide config\.data\.image_size = 24"),
         ({"model": {"name": "resnet"}}, r"objective\.model\.(image_size|mask_token)"),

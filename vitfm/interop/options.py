@@ -91,8 +91,15 @@ def expect(theirs: Mapping[str, Any], **wanted: Any) -> None:
             raise ConfigError(f"config.json: {key} = {theirs[key]!r} is not supported; vitfm knows {key} = {value!r}.")
 
 
-def objective(theirs: Mapping[str, Any], model: Mapping[str, Any], backbone: str, classifier: str) -> dict[str, Any]:
+def objective(
+    theirs: Mapping[str, Any], model: Mapping[str, Any], backbone: str, classifier: str | None = None
+) -> dict[str, Any]:
     """The objective for the class that transformers' configuration names: a bare encoder, or one with a classifier.
+
+    Args:
+      theirs: the configuration.
+      model: the encoder's spec.
+      backbone, classifier: the classes that there are; None where transformers has no classifier.
 
     Raises:
       ConfigError: it is neither of these.
@@ -101,9 +108,8 @@ def objective(theirs: Mapping[str, Any], model: Mapping[str, Any], backbone: str
     if name == backbone:
         return {"name": "backbone", "model": dict(model)}
     if name != classifier:
-        raise ConfigError(
-            f"config.json: architectures = [{name!r}] is not supported; vitfm knows {backbone}, {classifier}."
-        )
+        known = backbone if classifier is None else f"{backbone}, {classifier}"
+        raise ConfigError(f"config.json: architectures = [{name!r}] is not supported; vitfm knows {known}.")
     several = theirs.get("problem_type") == "multi_label_classification"
     return {"name": "supervised", "model": dict(model), "loss": "sigmoid" if several else "softmax"}
 

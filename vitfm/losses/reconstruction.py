@@ -38,6 +38,31 @@ def squared_errors(predicted: jax.Array, patches: jax.Array, norm_pix: bool) -> 
     return jnp.square(predicted.astype(jnp.float32) - target).mean(-1)
 
 
+def local_statistics(image: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of each channel of [B, H, W, C] in the square around each pixel, both of its shape.
+
+    Those that targets of SimMIM were normalised by for Swin V2 (Liu et al. 2022, arXiv:2111.09883; `norm_targets` in
+    the authors' code): what is beyond the border does not count, and the variance is unbiased and raised by 1e-6.
+
+    Args:
+      image: pixels.
+      window: side of the square, odd.
+    """
+    rows, columns = (_near(side, window) for side in image.shape[1:3])
+    sums = lambda x: jnp.einsum("hi,wj,bijc->bhwc", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
+    count = (rows.sum(1)[:, None] * columns.sum(1))[..., None]
+    image = image.astype(jnp.float32)
+    mean = sums(image) / count
+    variance = (sums(jnp.square(image)) / count - jnp.square(mean)) * count / (count - 1)
+    return mean, jnp.sqrt(jnp.maximum(variance, 0) + 1e-6)
+
+
+def _near(side: int, window: int) -> jax.Array:
+    """Which of `side` places are in the window around each: 1 or 0, float32 [side, side]."""
+    places = jnp.arange(side)
+    return (jnp.abs(places[:, None] - places) <= window // 2).astype(jnp.float32)
+
+
 def masked_l1(predicted: jax.Array, patches: jax.Array, masked: jax.Array) -> jax.Array:
     """Mean absolute error over the pixels of the masked patches (SimMIM, equation 1), float32 [].
 

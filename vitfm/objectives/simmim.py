@@ -22,6 +22,7 @@ def make(
     model: Mapping[str, Any] = {},
     mask_size: int = 32,
     mask_ratio: float = 0.6,
+    norm_window: int | None = None,
     data: Any,
     dtype: jnp.dtype = jnp.float32,
 ) -> base.Objective:
@@ -31,16 +32,19 @@ def make(
       model: the encoder: a `vitfm.models` name and its options, one that takes `masked`; by default a ViT-B/16.
       mask_size: side in pixels of the squares that are masked (section 3.2); the encoder's patches divide it.
       mask_ratio: share of these squares that are masked; what is left is rounded down, as in the authors' code.
+      norm_window: predict pixels normalised by mean and deviation of the square of so many pixels around each, which
+        must be odd, as Swin V2 was pretrained; it had 47 of 192 pixels. None for pixels as they are.
       data: facts about the batches: `image_size`, `channels`.
       dtype: compute dtype.
 
     Raises:
-      ConfigError: the encoder masks nothing, sizes do not divide, or the ratio hides every square or none.
+      ConfigError: the encoder masks nothing, sizes do not divide, the ratio hides every square or none, or the window
+        has no middle.
     """
     defaults = {"name": "vit", "image_size": data.image_size}
     encoder = models.make({**defaults, "mask_token": True, **model}, where="objective.model", dtype=dtype)
     head = heads.Pixels(encoder.stride**2 * data.channels, dtype)
-    predictor = Predictor(encoder, head, mask_size, mask_ratio)
+    predictor = Predictor(encoder, head, mask_size, mask_ratio, norm_window)
     _check(predictor, data.image_size)
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
@@ -84,6 +88,9 @@ def _check(predictor: Predictor, image_size: int) -> None:
             f"config.objective.mask_ratio = {predictor.mask_ratio} leaves {visible} of {count} squares of "
             f"mask_size = {size} pixels; some must be seen and some hidden."
         )
+    window = predictor.norm_window
+    if window is not None and (window < 3 or window % 2 == 0):
+        raise ConfigError(f"config.objective.norm_window = {window} must be odd, and at least 3, or None.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +102,14 @@ class Predictor:
     Attributes:
       encoder: from `vitfm.models`, taking `masked`.
       head: from the last tokens to pixels.
-      mask_size, mask_ratio: see `make`.
+      mask_size, mask_ratio, norm_window: see `make`.
     """
 
     encoder: nn.Module
     head: nn.Module
     mask_size: int
     mask_ratio: float
+    norm_window: int | None = None
 
     def masked(self, keys: jax.Array, image: jax.Array) -> jax.Array:
         """The squares that are masked, bool [B,M], row i drawn by keys [B] i alone, as many in each."""
@@ -120,11 +128,13 @@ class Predictor:
     ) -> jax.Array:
         """Mean absolute error of the masked pixels (equation 1), []; `keys` [B] are for drop path."""
         predicted = self.predict(params, image, masked, keys)
-        return reconstruction.masked_l1(self._squares(predicted), self._squares(image), masked)
+        mean, deviation = self._normal(image)
+        return reconstruction.masked_l1(self._squares(predicted), self._squares((image - mean) / deviation), masked)
 
     def reconstruct(self, params: base.Params, image: jax.Array, masked: jax.Array) -> jax.Array:
         """[B,3,H,W,C]: the image; what is seen, the rest 0, the mean colour; the rest filled with predictions."""
-        predicted = self.predict(params, image, masked).astype(image.dtype)
+        mean, deviation = self._normal(image)  # What the model can't know: they are the true image's.
+        predicted = self.predict(params, image, masked).astype(image.dtype) * deviation + mean
         hidden = self._grid(masked, image, self.mask_size)[..., None]
         return jnp.stack([image, jnp.where(hidden, 0, image), jnp.where(hidden, predicted, image)], 1)
 
@@ -136,6 +146,12 @@ class Predictor:
         features = self.encoder.apply({"params": params["encoder"]}, image, None, keys, masked=masked)
         pixels = self.head.apply({"params": params["head"]}, features.tokens[:, features.prefix :])
         return stem.assembled(pixels, image.shape, self.encoder.stride)
+
+    def _normal(self, image: jax.Array) -> tuple[jax.Array | float, jax.Array | float]:
+        """Mean and deviation that pixels are predicted by: 0 and 1 for pixels as they are."""
+        if self.norm_window is None:
+            return 0.0, 1.0
+        return reconstruction.local_statistics(image, self.norm_window)
 
     def _grid(self, masked: jax.Array, image: jax.Array, times: int) -> jax.Array:
         """[B,M] -> [B,h*times,w*times], each square as so many rows and columns."""

@@ -13,7 +13,7 @@ from vitfm.interop import blocks, options, timm_vit, vit_rows
 from vitfm.interop import timm_rows as timm
 from vitfm.interop.weights import Row, Shape
 
-_CLASSES = ("Aimv2VisionModel", "Aimv2ForImageClassification")  # The second is not in transformers.
+_CLASS = "Aimv2VisionModel"
 NAMES: blocks.Names = {
     "attention_norm": "rms_norm1",
     "attention/qkv": blocks.QUERY_KEY_VALUE,
@@ -31,7 +31,7 @@ _DEFAULTS = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads"
 
 def read(config: Mapping[str, Any]) -> dict[str, Any]:
     """transformers' config.json -> objective."""
-    return options.objective(config, encoder(config), *_CLASSES)
+    return options.objective(config, encoder(config), _CLASS)
 
 
 def encoder(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """Objective -> transformers' config.json."""
     if objective["name"] != "backbone":
         raise ConfigError("config.objective.name: transformers' Aimv2VisionModel is a 'backbone' alone.")
-    return {**written(objective["model"], "objective.model"), **options.classes(objective, num_classes, *_CLASSES)}
+    return {**written(objective["model"], "objective.model"), "architectures": [_CLASS]}
 
 
 def written(spec: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from vitfm.interop import blocks, options, timm_vit, vit_rows
 from vitfm.interop import timm_rows as timm
 from vitfm.interop.weights import Row, Shape
 
-_CLASSES = ("DINOv3ViTModel", "DINOv3ViTForImageClassification")  # The second is not in transformers.
+_CLASS = "DINOv3ViTModel"
 _NAMES: blocks.Names = {
     "attention_norm": "norm1",
     "attention/qkv": blocks.QUERY_KEY_VALUE,
@@ -54,7 +54,7 @@ def read(config: Mapping[str, Any]) -> dict[str, Any]:
         "activation": options.activation(config.get("hidden_act", "gelu")),
         "epsilon": config.get("layer_norm_eps", 1e-5),
     }
-    return options.objective(config, model, *_CLASSES)
+    return options.objective(config, model, _CLASS)
 
 
 def write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
         "use_gated_mlp": model["gated_mlp"],
         "hidden_act": options.their_activation(model["activation"]),
         "layer_norm_eps": model["epsilon"],
-        **options.classes(objective, num_classes, *_CLASSES),
+        "architectures": [_CLASS],
     }
 
 

@@ -34,7 +34,7 @@ def encoder(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """Objective -> transformers' config.json."""
-    return siglip_vision_model.write_as("Siglip2", written, objective, num_classes)
+    return siglip_vision_model.write_as("Siglip2", written, objective)
 
 
 def written(spec: Mapping[str, Any], pool: str) -> dict[str, Any]:

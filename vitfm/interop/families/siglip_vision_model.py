@@ -21,7 +21,7 @@ def read(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_as(kind: str, encoder: Callable[..., dict[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
     """The same for another tower: how transformers' classes begin, and the `encoder` of its family."""
     model = encoder(config) | {"pool": _POOLS[config.get("vision_use_head", True)]}
-    return options.objective(config, model, *_classes(kind))
+    return options.objective(config, model, f"{kind}VisionModel")
 
 
 def encoder(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,12 +37,10 @@ def encoder(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write(objective: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """Objective -> transformers' config.json."""
-    return write_as("Siglip", written, objective, num_classes)
+    return write_as("Siglip", written, objective)
 
 
-def write_as(
-    kind: str, written: Callable[..., dict[str, Any]], objective: Mapping[str, Any], num_classes: int
-) -> dict[str, Any]:
+def write_as(kind: str, written: Callable[..., dict[str, Any]], objective: Mapping[str, Any]) -> dict[str, Any]:
     """The same for another tower, by the `written` of its family."""
     if objective["name"] != "backbone":
         raise options.ConfigError(f"config.objective.name: transformers' {kind}VisionModel is a 'backbone' alone.")
@@ -51,12 +49,8 @@ def write_as(
         "model_type": f"{kind.lower()}_vision_model",
         **written(objective["model"], pool if pool in _POOLS.values() else "map"),
         "vision_use_head": pool == "map",
-        **options.classes(objective, num_classes, *_classes(kind)),
+        "architectures": [f"{kind}VisionModel"],
     }
-
-
-def _classes(kind: str) -> tuple[str, str]:
-    return f"{kind}VisionModel", f"{kind}ForImageClassification"
 
 
 def written(spec: Mapping[str, Any], pool: str, position_resize: str = "bicubic") -> dict[str, Any]:
