@@ -40,14 +40,21 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     size = scaled(IMAGES)
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total = "8 epochs"
+    config.total = "11 epochs"
     config.batch_size = size["batch_size"]
     config.log_every = "1%"
     config.checkpoint = {"every": "25%", "keep": 2}
 
     config.objective = {
         "name": "vqkd",
-        "model": {"name": "vit", "patch_size": 8, "hidden_dim": 128, "depth": 3, "num_heads": 2},
+        "model": {
+            "name": "vit",
+            "patch_size": 8,
+            "hidden_dim": 128,
+            "depth": 3,
+            "num_heads": 2,
+            "position": "sincos",
+        },
         "decoder": {"hidden_dim": 128, "depth": 1, "num_heads": 2},
         "codes": size["codes"],
         "code_dim": 32,
