@@ -61,6 +61,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "hidden_dim": 192,
             "depth": 2,
             "num_heads": 3,
+            "position": "sincos",  # Where it is, is all that a masked patch knows; see configs/simmim.py.
             "registers": 4,
         },
         "prototypes": size["prototypes"],
