@@ -21,8 +21,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     config.objective = {
         "name": "simmim",
-        # Where it is, is all that a masked patch knows. Fixed positions tell from the first step; learned ones, which
-        # begin near 0, had told nothing after 374 steps, and the loss stood still.
+        # Where it is, is all that a masked patch knows: fixed positions tell from the first step.
         "model": {
             "name": "vit",
             "patch_size": 8,
@@ -33,8 +32,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         },
         "mask_size": 16,  # A quarter of the side; published are 32 of 192 pixels, a sixth.
         "mask_ratio": 0.6,
-        # As for Swin V2, 47 of 192 pixels: most of a drawing is of one colour, soon guessed, and its lines are not.
-        "norm_window": 15,
     }
     config.data = {
         "source": "tfds:emoji:train",
