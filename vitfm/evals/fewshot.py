@@ -86,6 +86,9 @@ def solve(context: base.Context, x: np.ndarray, labels: np.ndarray, classes: int
 
 
 def _ridge(ridge: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """(X'X + ridge)^-1 X'Y, for X [N, D] and Y [N, K]."""
-    product = lambda a, b: jnp.matmul(a.T, b, precision=jax.lax.Precision.HIGHEST)
-    return jax.scipy.linalg.solve(product(x, x) + ridge * jnp.eye(x.shape[1]), product(x, y), assume_a="pos")
+    """(X'X + ridge)^-1 X'Y, for X [N, D] and Y [N, K]; X'(XX' + ridge)^-1 Y, which is the same, where N is smaller."""
+    product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    solved = lambda gram, y: jax.scipy.linalg.solve(gram + ridge * jnp.eye(len(gram)), y, assume_a="pos")
+    if len(x) < x.shape[1]:
+        return product(x.T, solved(product(x, x.T), y))
+    return solved(product(x.T, x), product(x.T, y))
