@@ -50,7 +50,7 @@ def test_positions_are_left_alone_on_their_own_grid_and_smooth_on_others():
     np.testing.assert_allclose(np.diff(resized[..., 0], axis=1), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("stem", ["patch", "conv", "hmlp"])
 @pytest.mark.parametrize("pool", ["cls", "gap"])
 def test_any_size_of_image(stem: str, pool: str):
     model, params = made(stem=stem, pool=pool)
@@ -66,7 +66,7 @@ def test_any_size_of_image(stem: str, pool: str):
     assert np.isfinite(features.tokens).all()
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("stem", ["patch", "conv", "hmlp"])
 def test_no_example_depends_on_its_batch(stem: str):
     model, params = made(stem=stem)
     images, apply = some_images(3, 32, 32, 3), jax.jit(model.apply)
@@ -96,6 +96,29 @@ def test_options_change_the_parameters_they_name():
     assert {name.split("/")[1] for name in names(stem="conv") - plain} == {"patches", "norm_0", "conv_0_kernel"}
 
 
+def test_the_hierarchical_stem_is_its_convolutions():
+    torch = pytest.importorskip("torch")
+    stem = stems.HierarchicalStem(16, 24, jnp.float32)
+    images = some_images(2, 32, 48, 3)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(stem.init, jax.random.key(0), images)["params"]
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2)
+    for stage, side in enumerate((4, 2, 2)):
+        linear, norm = params[f"patches_{stage}"]["patch"], params[f"norm_{stage}"]
+        kernel = torch.from_numpy(linear["kernel"]).reshape(side, side, x.shape[1], -1).permute(3, 2, 0, 1)
+        x = torch.nn.functional.conv2d(x, kernel, torch.from_numpy(linear["bias"]), stride=side).permute(0, 2, 3, 1)
+        scale, bias = (torch.from_numpy(norm[name]) for name in ("scale", "bias"))
+        x = torch.nn.functional.layer_norm(x, x.shape[-1:], scale, bias, 1e-6).permute(0, 3, 1, 2)
+        x = x if stage == 2 else torch.nn.functional.gelu(x)
+    found = jax.jit(stem.apply)({"params": params}, images)
+    np.testing.assert_allclose(found, x.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+    keep = np.array([[5, 0], [3, 4]])
+    kept = jax.jit(stem.apply)({"params": params}, images, keep)
+    expected = np.take_along_axis(np.asarray(found).reshape(2, -1, 24), keep[..., None], axis=1)
+    np.testing.assert_allclose(kept, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 12, 5), (1, 2, 4, 3)])
 def test_convolution_as_a_product_is_the_convolution(shape: tuple[int, ...]):
     x, kernel = some_images(*shape), some_images(3, 3, shape[-1], 4)
@@ -122,6 +145,8 @@ def test_bfloat16_is_near_float32():
         ({"hidden_dim": 20, "num_heads": 3}, "hidden_dim = 20.*num_heads = 3"),
         ({"image_size": 36}, "image_size = 36.*patches of 8"),
         ({"stem": "conv", "patch_size": 6, "image_size": 12}, "patch_size = 6 is not 8, 16"),
+        ({"stem": "hmlp", "patch_size": 12, "image_size": 24}, "stem = 'hmlp' .* patch_size = 12 is not 8, 16"),
+        ({"stem": "hmlp", "hidden_dim": 18, "patch_size": 8}, "hidden_dim = 18 must be a multiple of 4"),
         ({"stem": "conv", "patch_size": 4}, "patch_size = 4 is not 8, 16"),
         ({"stem": "conv", "patch_size": 16, "hidden_dim": 18}, "hidden_dim = 18, which 4 must divide"),
     ],
@@ -131,7 +156,7 @@ def test_sizes_that_do_not_fit_are_refused(options: dict[str, Any], words: str):
         vit.make(**{**SMALL, **options})
 
 
-@pytest.mark.parametrize(("stem", "patch"), [("patch", 8), ("conv", 8)])
+@pytest.mark.parametrize(("stem", "patch"), [("patch", 8), ("conv", 8), ("hmlp", 8)])
 def test_images_that_the_patches_do_not_divide_are_refused(stem: str, patch: int):
     model = vit.make(**SMALL, stem=stem)
     with pytest.raises(ConfigError, match=f"32 x 36 do not divide into patches of {patch}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,8 @@ import numpy as np
 from vitfm.config import ConfigError
 from vitfm.models.activations import ACTIVATIONS
 from vitfm.models.norms import LayerNorm
+
+Stem = Literal["patch", "conv", "hmlp"]
 
 
 def patches(images: jax.Array, size: int) -> jax.Array:
@@ -87,6 +90,36 @@ class ConvStem(nn.Module):
             kernel = self.param(f"conv_{stage}_kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
             x = jax.lax.platform_dependent(x, kernel, cpu=_convolve_as_product, default=_convolve)
         return x
+
+
+class HierarchicalStem(nn.Module):
+    """Patches of 4 pixels, joined four by four up to the patch size, each by itself: [B, H, W, C] -> [B, h, w, D].
+
+    The hMLP stem of Touvron et al. 2022 (arXiv:2203.09795, section 4): a convolutional one whose patches do not mix, so
+    that what is hidden stays so. Each linear map has a norm behind it, here LayerNorm, as in `ConvStem`, and GELU but
+    for the last; all but the last have D/4 features.
+    """
+
+    patch_size: int
+    hidden_dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """The patches `keep` [B, K] alone, as [B, K, D], are mapped where it is given."""
+        shape = images.shape
+        if keep is not None:
+            x = patches(images, self.patch_size).reshape(shape[0], -1, self.patch_size**2 * shape[-1])
+            kept = jnp.take_along_axis(x, keep[..., None], axis=1)
+            images = kept.reshape(-1, self.patch_size, self.patch_size, shape[-1])
+        joined = self.patch_size.bit_length() - 3
+        widths = [self.hidden_dim // 4] * joined + [self.hidden_dim]
+        x = images
+        for stage, width in enumerate(widths):
+            x = PatchStem(2 if stage else 4, width, True, self.dtype, name=f"patches_{stage}")(x)
+            x = LayerNorm(dtype=self.dtype, name=f"norm_{stage}")(x)
+            x = x if stage == joined else ACTIVATIONS["gelu"](x)
+        return x if keep is None else x.reshape(*keep.shape, self.hidden_dim)
 
 
 def drop_channels(images: jax.Array, keys: jax.Array, rate: float) -> jax.Array:

@@ -16,7 +16,7 @@ from vitfm.models.naflex import Patches
 from vitfm.models.norms import NORMS
 from vitfm.models.pooling import AttentionPool
 from vitfm.models.position import Grid, Place, Resize, Rope, resize_position, sincos
-from vitfm.models.stem import ConvStem, drop_channels
+from vitfm.models.stem import ConvStem, PatchStem, drop_channels
 from vitfm.models.transformer import Transformer
 
 Position = Literal["learned", "sincos", "sincos2d", "rope", "none"]
@@ -131,7 +131,7 @@ class ViT(nn.Module):
             f"position = {self.position!r}": self.position not in ("learned", "none"),
             f"position_resize = {self.position_resize!r}": self.position_resize not in ("bilinear", "antialiased"),
             "relative_position": self.transformer.style.relative_position is not None,
-            "stem = 'conv'": isinstance(self.stem, ConvStem),
+            "stem = 'conv' or 'hmlp'": not isinstance(self.stem, PatchStem),
             "window_size": self.transformer.window is not None,
             "hidden patches": keep is not None,
             "patch_dropout or channel_dropout": keys is not None and (self.patch_dropout or self.channel_dropout),
@@ -159,7 +159,7 @@ class ViT(nn.Module):
             raise ConfigError("Windows are cut from whole grids, so no patch can be hidden: window_size = None.")
         if (keep is not None or masked is not None) and isinstance(self.stem, ConvStem):
             raise ConfigError(
-                "The convolutional stem mixes neighbouring patches, so none can be hidden: stem = 'patch'."
+                "The convolutional stem mixes neighbouring patches, so none can be hidden: stem = 'patch' or 'hmlp'."
             )
         x = self.stem(images) if keep is None else self.stem(images, keep)
         x = x.reshape(len(images), -1, self.width)

@@ -16,7 +16,7 @@ from vitfm.models.norms import Norm
 from vitfm.models.pooling import AttentionPool
 from vitfm.models.position import Resize, Rope
 from vitfm.models.sizes import SIZES
-from vitfm.models.stem import ConvStem, PatchStem
+from vitfm.models.stem import ConvStem, HierarchicalStem, PatchStem, Stem
 from vitfm.models.transformer import Remat, Style, Transformer
 from vitfm.models.vision_transformer import FIXED, OF_CLASS, Pool, Position, ViT
 
@@ -31,7 +31,7 @@ def make(
     depth: int = 12,
     num_heads: int = 12,
     mlp_dim: int | None = None,
-    stem: Literal["patch", "conv"] = "patch",
+    stem: Stem = "patch",
     stem_bias: bool = True,
     stem_norm: bool = False,
     channel_dropout: float = 0.0,
@@ -74,12 +74,13 @@ def make(
 
     Args:
       image_size: side in pixels that the position embeddings are made for; others are interpolated.
-      patch_size: side of a patch; with the convolutional stem a power of two from 8.
+      patch_size: side of a patch; with stems of several steps a power of two from 8.
       hidden_dim: width D.
       depth: number of blocks.
       num_heads: attention heads; they divide `hidden_dim`.
       mlp_dim: hidden width of the MLPs; 4 D when None.
-      stem: "patch", one linear map of each patch, or "conv", patches of 4 pixels and strided convolutions.
+      stem: "patch", one linear map of each patch; "conv", patches of 4 pixels and strided convolutions; or "hmlp",
+        patches of 4 pixels that are joined within each patch, so that patches can be hidden.
       stem_bias: a bias in the patch stem (CLIP has none).
       stem_norm: a norm between stem and positions (AIMv2).
       channel_dropout: probability that training sets a channel of an image to zero.
@@ -137,13 +138,17 @@ def make(
     )
     attentions.check(attention, dtype, relative_position is not None, platform)
     side = image_size // patch_size
-    patch = PatchStem(patch_size, hidden_dim, stem_bias, dtype)
+    stems = {
+        "patch": PatchStem(patch_size, hidden_dim, stem_bias, dtype),
+        "conv": ConvStem(patch_size, hidden_dim, dtype),
+        "hmlp": HierarchicalStem(patch_size, hidden_dim, dtype),
+    }
     pooling = (num_heads, pool, mlp_dim or 4 * hidden_dim, activation, norm, epsilon)
     return ViT(
         image_size=image_size,
         patch_size=patch_size,
         width=hidden_dim,
-        stem=patch if stem == "patch" else ConvStem(patch_size, hidden_dim, dtype),
+        stem=stems[stem],
         transformer=Transformer(
             depth,
             num_heads,
@@ -206,7 +211,7 @@ def _check_windows(window: int | None, wide: tuple[int, ...], depth: int, *, pre
 
 
 def _check_shapes(
-    image_size: int, patch_size: int, hidden_dim: int, num_heads: int, position: Position, stem: str
+    image_size: int, patch_size: int, hidden_dim: int, num_heads: int, position: Position, stem: Stem
 ) -> None:
     """Refuses sizes that do not divide."""
     if hidden_dim % num_heads:
@@ -219,10 +224,12 @@ def _check_shapes(
         )
     if image_size % patch_size:
         raise ConfigError(f"ViT: image_size = {image_size} does not divide into patches of {patch_size} pixels.")
-    if stem == "conv" and (patch_size & (patch_size - 1) or patch_size < 8):
+    if stem != "patch" and (patch_size & (patch_size - 1) or patch_size < 8):
         raise ConfigError(
-            f"ViT: the convolutional stem halves patches of 4 pixels; patch_size = {patch_size} is not 8, 16, 32, ..."
+            f"ViT: stem = {stem!r} joins patches of 4 pixels by twos; patch_size = {patch_size} is not 8, 16, 32, ..."
         )
+    if stem == "hmlp" and hidden_dim % 4:
+        raise ConfigError(f"ViT: hidden_dim = {hidden_dim} must be a multiple of 4 where stem = 'hmlp'.")
     if stem == "conv" and hidden_dim % (patch_size // 4):
         raise ConfigError(
             f"ViT: the convolutional stem doubles its width up to hidden_dim = {hidden_dim}, which {patch_size // 4} "

@@ -81,7 +81,8 @@ def _check(encoder: nn.Module, image_size: int) -> None:
         raise ConfigError("config.objective.model.name: who sees whom can be said to a 'vit' only.")
     if isinstance(encoder.stem, stem.ConvStem):
         raise ConfigError(
-            "config.objective.model.stem = 'conv' mixes a patch with the next one, which AIM predicts: 'patch'."
+            "config.objective.model.stem = 'conv' mixes a patch with the next one, which AIM predicts: take 'patch' or "
+            "'hmlp'."
         )
     special = encoder.class_token or encoder.distillation_token or encoder.registers
     if special or encoder.patch_dropout or encoder.pool != "gap":
