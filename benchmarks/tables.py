@@ -14,7 +14,7 @@ import rich.box
 import rich.console
 import rich.table
 
-_WIDTH = 160  # Of the output where it goes to a file.
+_WIDTH = 200  # Of the output where it goes to a file.
 
 Rows = Mapping[str, Sequence[str]]  # name of a row -> its cells
 
