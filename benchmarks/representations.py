@@ -1,24 +1,26 @@
 """What each recipe's encoder has learned: probes of its frozen features on `emoji`, beside two that learned nothing.
 
-    python -m benchmarks.representations --seeds=0,1,2 --markdown=docs/recipes/README.md
+    python -m benchmarks.representations --out=numbers.json --markdown=docs/recipes/README.md
     python -m benchmarks.representations --recipes=mae,moco:v3 --seeds=0
 
-Trains what has not been trained in the folder yet, each run with its recipe's own settings and after the one that
-teaches it, and evaluates by subgroups on `test_style`, drawings by a hand that no run has seen, and on `test_concept`,
-things that none has seen. `raw pixels` are the pixels as features; `untrained` are the encoders as initialised with the
-first seed. The linear probe chooses its settings on training images held out, which are other drawings of concepts
-that it was trained on. Zero-shot is by name: of all names, and for `test_concept` of its own.
+Trains each recipe with its own settings, after the one that teaches it, and evaluates by subgroups on `test_style`,
+drawings by a hand that no run has seen, and on `test_concept`, things that none has seen. `raw pixels` are the pixels
+as features; `untrained` are the encoders as initialised with the first seed. What is in `--out` already is not
+measured again, and a run that is in `--workdir` not trained again: a command that was stopped goes on. The linear
+probe chooses its settings on training images held out, which are other drawings of concepts that it was trained on.
+Zero-shot is by name: of all names, and for `test_concept` of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,10 +46,12 @@ METRICS = {"linear": "linear_probe/top1", "kNN": "knn/top1", "10 shots": "fewsho
 PROBED = {f"{short} {title}": f"{split}/{of}" for short, split in SPLITS.items() for title, of in METRICS.items()}
 ZERO_SHOT = {"style zero-shot": "test_style/zeroshot/top1", "concept zero-shot": "test_concept/zeroshot_heldout/top1"}
 COLUMNS = {**PROBED, **ZERO_SHOT, "minutes": "seconds"}
+RAW_PIXELS, UNTRAINED = "raw pixels", "{}, untrained"  # Rows of what has learned nothing.
+TABLE = (*PROBED, *(UNTRAINED.format(title) for title in ("style linear", "style kNN")), *ZERO_SHOT, "minutes", "seeds")
 _GIVEN = ("train", "test", "label")
 _MARKS = "<!-- python -m benchmarks.representations -->", "<!-- end of the table -->"
 
-Values = dict[str, list[float]]  # column -> a number of each seed; a column without any is not there.
+Numbers = dict[str, dict[str, dict[str, float]]]  # row -> seed -> column -> number; a column without one is not there.
 
 
 def config_file(recipe: str) -> str:
@@ -104,51 +108,59 @@ def raw_pixels(recipe: str) -> dict[str, float]:
     return found
 
 
-def columns_of(results: Sequence[Mapping[str, Any]], metrics: Mapping[str, str]) -> Values:
-    """Of the results of some seeds, each column that all of them have."""
-    return {
-        title: [float(result[metric]) for result in results]
-        for title, metric in metrics.items()
-        if all(metric in result for result in results)
-    }
+def columns_of(result: Mapping[str, Any], metrics: Mapping[str, str]) -> dict[str, float]:
+    """The columns that a run has."""
+    return {title: float(result[metric]) for title, metric in metrics.items() if metric in result}
 
 
-def cells(row: Values) -> list[str]:
+def fill(numbers: Numbers, names: Sequence[str], seeds: Sequence[int], folder: pathlib.Path) -> Iterator[None]:
+    """Adds what is not among the numbers yet, a run at a time."""
+    first = str(seeds[0])
+    if RAW_PIXELS not in numbers:
+        numbers[RAW_PIXELS] = {first: columns_of(raw_pixels(names[0]), PROBED)}
+        yield
+    for name in names:
+        if UNTRAINED.format(name) not in numbers:
+            result = measured(trained(name, seeds[0], folder), untrained=True)
+            numbers[UNTRAINED.format(name)] = {first: columns_of(result, PROBED)}
+            yield
+        for seed in seeds:
+            if str(seed) not in numbers.setdefault(name, {}):
+                numbers[name][str(seed)] = columns_of(measured(trained(name, seed, folder)), COLUMNS)
+                yield
+
+
+def cells(numbers: Numbers, name: str) -> list[str]:
     """As they are printed: accuracies in %, mean and half the range over seeds; the longest run's minutes."""
-    shown = []
-    for title in COLUMNS:
-        if title not in row:
-            shown.append("")
-        elif title == "minutes":
-            shown.append(f"{max(row[title]) / 60:.1f}")
-        else:
-            shown.append(tables.spread(row[title], scale=100))
-    return shown
+    values: dict[str, list[float]] = collections.defaultdict(list)
+    for form in ("{}", UNTRAINED):
+        for row in numbers.get(form.format(name), {}).values():
+            for title, number in row.items():
+                values[form.format(title)].append(number)
+    shown = {title: tables.spread(row, scale=100) for title, row in values.items()}
+    if "minutes" in values:
+        shown |= {"minutes": f"{max(values['minutes']) / 60:.1f}", "seeds": str(len(numbers[name]))}
+    return [shown.get(title, "") for title in TABLE]
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str] | None = None) -> Numbers:
     """Prints the table and returns what `--out` holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", default="runs/representations", help="folder of the runs, RECIPE_SEED")
     parser.add_argument("--recipes", default=",".join(RECIPES), help="NAME or NAME:VARIANT (default: %(default)s)")
     parser.add_argument("--seeds", default="0,1,2", help="one run each (default: %(default)s)")
     parser.add_argument("--markdown", help=f"a file whose table, between {_MARKS[0]} and {_MARKS[1]}, is written anew")
-    parser.add_argument("--out", help="also write the numbers as JSON")
+    parser.add_argument("--out", help="a JSON file of the numbers: those in it are taken, new ones are added")
     options = parser.parse_args(argv)
     names, seeds = options.recipes.split(","), [int(seed) for seed in options.seeds.split(",")]
-    folder = pathlib.Path(options.workdir).expanduser().resolve()
-    values: dict[str, Values] = {"raw pixels": columns_of([raw_pixels(names[0])], PROBED)}
-    for name in names:
-        workdirs = [trained(name, seed, folder) for seed in seeds]
-        values[f"{name}, untrained"] = columns_of([measured(workdirs[0], untrained=True)], PROBED)
-        values[name] = columns_of([measured(workdir) for workdir in workdirs], COLUMNS)
-    rows = {name: cells(row) for name, row in values.items()}
-    tables.show(f"emoji, 98 subgroups, top-1 %, seeds {options.seeds}", list(COLUMNS), rows)
+    numbers: Numbers = (files.read_json(pathlib.Path(options.out)) if options.out else None) or {}
+    for _ in fill(numbers, names, seeds, pathlib.Path(options.workdir).expanduser().resolve()):
+        tables.write(options.out, numbers)
+    rows = {name: cells(numbers, name) for name in (RAW_PIXELS, *names)}
+    tables.show("emoji, 98 subgroups, top-1 %", TABLE, rows)
     if options.markdown:
-        tables.rewrite(pathlib.Path(options.markdown), _MARKS, ["", *COLUMNS], rows)
-    result = {"seeds": seeds, "values": values}
-    tables.write(options.out, result)
-    return result
+        tables.rewrite(pathlib.Path(options.markdown), _MARKS, ["", *TABLE], rows)
+    return numbers
 
 
 if __name__ == "__main__":

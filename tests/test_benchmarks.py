@@ -149,14 +149,26 @@ def test_representations_are_compared(tmp_path):
     options = ("--recipes=clip:tiny,mae:tiny", "--seeds=3", f"--workdir={tmp_path}", f"--markdown={page}")
     text, result = run("representations", tmp_path / "table.json", *options)
     rows = {"raw pixels", "clip:tiny, untrained", "clip:tiny", "mae:tiny, untrained", "mae:tiny"}
-    assert result["values"].keys() == rows and all(name in text for name in rows)
-    assert all(0.03 < row[title][0] < 1 for row in result["values"].values() for title in representations.PROBED)
-    assert result["values"]["clip:tiny"].keys() == representations.COLUMNS.keys()  # MAE has no zero-shot.
-    assert representations.COLUMNS.keys() - result["values"]["mae:tiny"].keys() == representations.ZERO_SHOT.keys()
+    assert result.keys() == rows and all(name in text for name in ("raw pixels", "clip:tiny", "mae:tiny"))
+    assert all(0.03 < row["3"][title] < 1 for row in result.values() for title in representations.PROBED)
+    assert result["clip:tiny"]["3"].keys() == representations.COLUMNS.keys()  # MAE has no zero-shot.
+    assert representations.COLUMNS.keys() - result["mae:tiny"]["3"].keys() == representations.ZERO_SHOT.keys()
     assert json.loads((tmp_path / "mae_tiny_3" / "config.json").read_text())["seed"] == 3
     written = page.read_text()
     assert "old" not in written and written.startswith("# What was learned\n") and written.endswith("\nnotes\n")
-    assert written.count("\n| ") == 2 + len(rows)
+    assert written.count("\n| ") == 2 + 3
+
+
+def test_representations_that_are_known_are_not_measured_again(tmp_path):
+    columns = dict.fromkeys(representations.PROBED, 0.25)
+    mae = {"0": {**columns, "minutes": 120.0}, "1": {**columns, "style kNN": 0.35, "minutes": 180.0}}
+    numbers = {"raw pixels": {"0": columns}, "mae, untrained": {"0": columns}, "mae": mae}
+    (tmp_path / "numbers.json").write_text(json.dumps(numbers))
+    assert representations.main(["--recipes=mae", "--seeds=0,1", f"--out={tmp_path}/numbers.json"]) == numbers
+    shown = dict(zip(representations.TABLE, representations.cells(numbers, "mae"), strict=True))
+    assert [shown[title] for title in ("style linear", "style kNN")] == ["25.0 ± 0.0", "30.0 ± 5.0"]
+    assert [shown[title] for title in ("style kNN, untrained", "minutes", "seeds")] == ["25.0", "3.0", "2"]
+    assert not shown["style zero-shot"]
 
 
 def test_a_table_is_written_between_two_lines_of_a_page(tmp_path):
