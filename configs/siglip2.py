@@ -39,8 +39,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = config_lib.load_file(f"{siglip}:{arg}" if arg else str(siglip))
     tiny = arg == "tiny"
     config.objective.name = "siglip2"
-    # A patch stem: a convolutional one mixes patches before the mask could hide them.
-    config.objective.image.update({"stem": "patch", "mask_token": True})
+    # A convolutional stem mixes patches before the mask could hide them; this one does not.
+    config.objective.image.update({"stem": "hmlp", "mask_token": True})
     config.objective.update(
         {
             "captioner": {"depth": 1},
