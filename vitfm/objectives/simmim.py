@@ -23,7 +23,6 @@ def make(
     mask_size: int = 32,
     mask_ratio: float = 0.6,
     norm_window: int | None = None,
-    error: str = "l1",
     data: Any,
     dtype: jnp.dtype = jnp.float32,
 ) -> base.Objective:
@@ -35,19 +34,17 @@ def make(
       mask_ratio: share of these squares that are masked; what is left is rounded down, as in the authors' code.
       norm_window: predict pixels normalised by mean and deviation of the square of so many pixels around each, which
         must be odd, as Swin V2 was pretrained; it had 47 of 192 pixels. None for pixels as they are.
-      error: "l1", or "l2", which the authors found as good. Normalised pixels of flat drawings are mostly 0, and so is
-        the "l1" answer to them.
       data: facts about the batches: `image_size`, `channels`.
       dtype: compute dtype.
 
     Raises:
-      ConfigError: the encoder masks nothing, sizes do not divide, the ratio hides every square or none, the window has
-        no middle, or the error has another name.
+      ConfigError: the encoder masks nothing, sizes do not divide, the ratio hides every square or none, or the window
+        has no middle.
     """
     defaults = {"name": "vit", "image_size": data.image_size}
     encoder = models.make({**defaults, "mask_token": True, **model}, where="objective.model", dtype=dtype)
     head = heads.Pixels(encoder.stride**2 * data.channels, dtype)
-    predictor = Predictor(encoder, head, mask_size, mask_ratio, norm_window, error)
+    predictor = Predictor(encoder, head, mask_size, mask_ratio, norm_window)
     _check(predictor, data.image_size)
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
@@ -94,9 +91,6 @@ def _check(predictor: Predictor, image_size: int) -> None:
     window = predictor.norm_window
     if window is not None and (window < 3 or window % 2 == 0):
         raise ConfigError(f"config.objective.norm_window = {window} must be odd, and at least 3, or None.")
-    if predictor.error not in reconstruction.ERRORS:
-        names = ", ".join(reconstruction.ERRORS)
-        raise ConfigError(f"config.objective.error = {predictor.error!r} is unknown; there are {names}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +102,7 @@ class Predictor:
     Attributes:
       encoder: from `vitfm.models`, taking `masked`.
       head: from the last tokens to pixels.
-      mask_size, mask_ratio, norm_window, error: see `make`.
+      mask_size, mask_ratio, norm_window: see `make`.
     """
 
     encoder: nn.Module
@@ -116,7 +110,6 @@ class Predictor:
     mask_size: int
     mask_ratio: float
     norm_window: int | None = None
-    error: str = "l1"
 
     def masked(self, keys: jax.Array, image: jax.Array) -> jax.Array:
         """The squares that are masked, bool [B,M], row i drawn by keys [B] i alone, as many in each."""
@@ -133,11 +126,10 @@ class Predictor:
     def loss(
         self, params: base.Params, image: jax.Array, masked: jax.Array, keys: jax.Array | None = None
     ) -> jax.Array:
-        """Mean error of the masked pixels (equation 1), []; `keys` [B] are for drop path."""
+        """Mean absolute error of the masked pixels (equation 1), []; `keys` [B] are for drop path."""
         predicted = self.predict(params, image, masked, keys)
         mean, deviation = self._normal(image)
-        target = self._squares((image - mean) / deviation)
-        return reconstruction.masked_error(self._squares(predicted), target, masked, self.error)
+        return reconstruction.masked_l1(self._squares(predicted), self._squares((image - mean) / deviation), masked)
 
     def reconstruct(self, params: base.Params, image: jax.Array, masked: jax.Array) -> jax.Array:
         """[B,3,H,W,C]: the image; what is seen, the rest 0, the mean colour; the rest filled with predictions."""
