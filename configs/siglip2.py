@@ -38,6 +38,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     siglip = pathlib.Path(__file__).with_name("siglip.py")
     config = config_lib.load_file(f"{siglip}:{arg}" if arg else str(siglip))
     tiny = arg == "tiny"
+    config.total = "20 steps" if tiny else "13 epochs"
     config.objective.name = "siglip2"
     # A convolutional stem mixes patches before the mask could hide them; this one does not.
     config.objective.image.update({"stem": "hmlp", "mask_token": True})
