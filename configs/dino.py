@@ -7,7 +7,7 @@ To go on from an encoder of transformers', timm's or another run's of the same s
     --config.init.run=~/dinov2 --config.optim.freeze='[["head/prototypes", "5%"], ["^encoder/", "5%"]]'
 
 Hardware: two CPU cores. Time: four and a half minutes.
-Expected: on drawings of a fifth hand, 98 subgroups, 34% under the linear probe, where raw pixels have 27% and the
+Expected: on drawings of a fifth hand, 98 subgroups, 36% under the linear probe, where raw pixels have 27% and the
 untrained encoder 21%; docs/recipes/dino.md has more.
 """
 
@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "6.5 epochs"
-    config.batch_size = 128
+    config.batch_size = 64  # Of 128, half the steps: four to six points less under the linear probe.
     config.log_every = "1%"
     config.checkpoint = {"every": "25%", "keep": 2}
 
@@ -50,8 +50,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         # With the paper's centre and a temperature that rises the teacher became uniform within two epochs.
         "centering": "sinkhorn",
         "teacher_temperature": 0.04,
-        # A few hundred steps: the teacher must not lag by thousands.
-        "momentum": {"name": "cosine", "start": 0.98, "end": 1.0},
+        # Six hundred steps: the teacher looks back on ten of them at first, where the paper's has 250.
+        "momentum": {"name": "cosine", "start": 0.9, "end": 1.0},
     }
     config.data = {
         "source": "tfds:emoji:train",
@@ -84,7 +84,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     if arg == "tiny":
         config.total = "20 steps"
-        config.batch_size = 64
         config.objective.model.update({"hidden_dim": 64, "num_heads": 2})
         config.objective.update({"hidden_dim": 64, "bottleneck_dim": 32, "prototypes": 64})
     return config
