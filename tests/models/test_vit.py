@@ -67,6 +67,22 @@ def test_any_size_of_image(stem: str, pool: str):
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv", "hmlp"])
+def test_a_masked_patch_is_not_seen(stem: str):
+    """Nor by its neighbours: the tokens do not move with it, and do with others."""
+    model, params = made(stem=stem, mask_token=True)
+    masked = np.zeros((2, 16), bool)
+    masked[0, 5] = masked[1, :7] = True
+
+    def tokens(images: np.ndarray) -> np.ndarray:
+        return np.asarray(jax.jit(model.apply)(params, images, masked=masked).tokens)
+
+    images, other = some_images(2, 32, 32, 3), -some_images(2, 32, 32, 3)
+    hidden = masked.reshape(2, 4, 4).repeat(8, 1).repeat(8, 2)[..., None]
+    np.testing.assert_array_equal(tokens(np.where(hidden, other, images)), tokens(images))
+    assert np.abs(tokens(np.where(hidden, images, other)) - tokens(images)).max() > 1e-3
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv", "hmlp"])
 def test_no_example_depends_on_its_batch(stem: str):
     model, params = made(stem=stem)
     images, apply = some_images(3, 32, 32, 3), jax.jit(model.apply)

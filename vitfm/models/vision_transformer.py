@@ -16,7 +16,7 @@ from vitfm.models.naflex import Patches
 from vitfm.models.norms import NORMS
 from vitfm.models.pooling import AttentionPool
 from vitfm.models.position import Grid, Place, Resize, Rope, resize_position, sincos
-from vitfm.models.stem import ConvStem, PatchStem, drop_channels
+from vitfm.models.stem import ConvStem, PatchStem, blanked, drop_channels
 from vitfm.models.transformer import Transformer
 
 Position = Literal["learned", "sincos", "sincos2d", "rope", "none"]
@@ -157,10 +157,12 @@ class ViT(nn.Module):
             images = drop_channels(images, fold_in(keys, _CHANNELS), self.channel_dropout)
         if keep is not None and self.transformer.window is not None:
             raise ConfigError("Windows are cut from whole grids, so no patch can be hidden: window_size = None.")
-        if (keep is not None or masked is not None) and isinstance(self.stem, ConvStem):
-            raise ConfigError(
-                "The convolutional stem mixes neighbouring patches, so none can be hidden: stem = 'patch' or 'hmlp'."
-            )
+        if isinstance(self.stem, ConvStem):  # It mixes neighbouring patches.
+            if keep is not None:
+                raise ConfigError(
+                    "The convolutional stem mixes patches, so none can be left out: stem = 'patch' or 'hmlp'."
+                )
+            images = images if masked is None else blanked(images, masked, self.patch_size)
         x = self.stem(images) if keep is None else self.stem(images, keep)
         x = x.reshape(len(images), -1, self.width)
         x = self._norm("stem_norm", x) if self.stem_norm else x

@@ -80,7 +80,8 @@ def make(
       num_heads: attention heads; they divide `hidden_dim`.
       mlp_dim: hidden width of the MLPs; 4 D when None.
       stem: "patch", one linear map of each patch; "conv", patches of 4 pixels and strided convolutions; or "hmlp",
-        patches of 4 pixels that are joined within each patch, so that patches can be hidden.
+        patches of 4 pixels that are joined within each patch, so that patches can be left out. Patches that are
+        `masked` are 0 in what convolutions see.
       stem_bias: a bias in the patch stem (CLIP has none).
       stem_norm: a norm between stem and positions (AIMv2).
       channel_dropout: probability that training sets a channel of an image to zero.
