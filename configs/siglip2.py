@@ -40,8 +40,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     tiny = arg == "tiny"
     config.total = "20 steps" if tiny else "13 epochs"
     config.objective.name = "siglip2"
-    # A convolutional stem mixes patches before the mask could hide them; this one does not.
-    config.objective.image.update({"stem": "hmlp", "mask_token": True})
+    config.objective.image.mask_token = True
     config.objective.update(
         {
             "captioner": {"depth": 1},
