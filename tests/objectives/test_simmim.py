@@ -164,13 +164,9 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], words: str):
         made(**options)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [({"mask_token": False}, "mask_token = True"), ({"stem": "conv", "patch_size": 8}, "stem = 'patch'")],
-)
-def test_an_encoder_that_can_hide_nothing_is_refused(options: dict[str, Any], words: str):
-    bare = made(model={**MODEL, **options})
+def test_an_encoder_that_can_hide_nothing_is_refused():
+    bare = made(model={**MODEL, "mask_token": False})
     keys = jax.eval_shape(lambda: train_step.example_keys(0, jnp.int32(0), BATCH))
     params = jax.eval_shape(bare.init, jax.random.key(0), {"image": images()}).params
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match="mask_token = True"):
         jax.eval_shape(bare.loss, params, {}, {"image": images()}, keys, jnp.int32(0))
