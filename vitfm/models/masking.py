@@ -13,6 +13,11 @@ def visible(count: int, ratio: float) -> int:
     return int(count * (1 - ratio) + 1e-6)  # A tenth of 100 is 9.999999999999998 in floats.
 
 
+def spread(masked: jax.Array, grid: tuple[int, int], times: int) -> jax.Array:
+    """Masks [B, h*w] of a grid (h, w), row-major, each patch as so many rows and columns: [B, h*times, w*times]."""
+    return masked.reshape(-1, *grid).repeat(times, 1).repeat(times, 2)
+
+
 def row_keys(count: int) -> jax.Array:
     """[B] keys, row i of any batch with the same: for pictures that are compared from one evaluation to the next."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(count))

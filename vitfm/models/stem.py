@@ -31,13 +31,6 @@ def assembled(pixels: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(shape)
 
 
-def blanked(images: jax.Array, masked: jax.Array, size: int) -> jax.Array:
-    """[B, H, W, C] with 0 in the patches where `masked` [B, N], in row-major order."""
-    rows, columns = (side // size for side in images.shape[1:3])
-    hidden = masked.reshape(-1, rows, columns).repeat(size, 1).repeat(size, 2)
-    return jnp.where(hidden[..., None], 0, images)
-
-
 class PatchStem(nn.Module):
     """One linear map of each patch: [B, H, W, C] -> [B, h, w, D], or of patches as they are, [B, N, p*p*C]."""
 

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from vitfm.config import ConfigError
 from vitfm.models import Features, naflex
 from vitfm.models.drop_path import fold_in
+from vitfm.models.masking import spread
 from vitfm.models.naflex import Patches
 from vitfm.models.norms import NORMS
 from vitfm.models.pooling import AttentionPool
 from vitfm.models.position import Grid, Place, Resize, Rope, resize_position, sincos
-from vitfm.models.stem import ConvStem, PatchStem, blanked, drop_channels
+from vitfm.models.stem import ConvStem, PatchStem, drop_channels
 from vitfm.models.transformer import Transformer
 
 Position = Literal["learned", "sincos", "sincos2d", "rope", "none"]
@@ -162,7 +163,8 @@ class ViT(nn.Module):
                 raise ConfigError(
                     "The convolutional stem mixes patches, so none can be left out: stem = 'patch' or 'hmlp'."
                 )
-            images = images if masked is None else blanked(images, masked, self.patch_size)
+            if masked is not None:
+                images = jnp.where(spread(masked, grid, self.patch_size)[..., None], 0, images)
         x = self.stem(images) if keep is None else self.stem(images, keep)
         x = x.reshape(len(images), -1, self.width)
         x = self._norm("stem_norm", x) if self.stem_norm else x

@@ -156,7 +156,7 @@ class Predictor:
     def _grid(self, masked: jax.Array, image: jax.Array, times: int) -> jax.Array:
         """[B,M] -> [B,h*times,w*times], each square as so many rows and columns."""
         rows, columns = (side // self.mask_size for side in image.shape[1:3])
-        return masked.reshape(-1, rows, columns).repeat(times, 1).repeat(times, 2)
+        return masking.spread(masked, (rows, columns), times)
 
     def _squares(self, image: jax.Array) -> jax.Array:
         """[B,H,W,C] -> [B,M,mask_size*mask_size*C]."""
