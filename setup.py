@@ -62,7 +62,7 @@ setup(
             "pylibjpeg[all]>=2.0",
             "pytest>=8",
             "pytest-timeout>=2.3",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "pyyaml>=6",
             "ruff>=0.6",
             "tifffile>=2024.6",
