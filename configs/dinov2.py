@@ -105,7 +105,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "attention": {"name": "attention", "source": "tfds:emoji:test_style", "prefix": "test_style"},
     }
     if arg == "gram":
-        config.objective.update({"gram_weight": 2.0, "gram_start": 280, "gram_every": 80})
+        config.objective.update({"gram_weight": 2.0, "gram_from": 190, "gram_start": 280, "gram_every": 80})
     if arg == "tiny":
         config.total = "20 steps"
         config.objective.model.update({"hidden_dim": 64, "num_heads": 2})

@@ -78,7 +78,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "label": {"feature": "subgroup"},
         # Arrows have a direction: nothing is mirrored.
         "crop": {"scale": (0.5, 1.2), "flip": False},
-        "augment": {"background": "random", "brightness": 0.3, "contrast": 0.3, "saturation": 0.3},
+        "augment": {
+            "background": "random",
+            "brightness": 0.3,
+            "contrast": 0.3,
+            "saturation": 0.3,
+            # What the encoder's pixels were normalised by.
+            **{key: value for key, value in source["data"].get("augment", {}).items() if key in ("mean", "std")},
+        },
         "cache_gb": 0.25,  # All of it: 94 MB of pixels.
         "threads": 1,
     }

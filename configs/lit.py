@@ -36,5 +36,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # What the encoder was; nothing is dropped in a tower that does not learn.
     config.objective.image = {"name": "vit", "pool": "gap", **tuned.objective.model, "drop_path_rate": 0.0}
     config.data.image_size = tuned.data.image_size
+    # What the encoder's pixels were normalised by.
+    config.data.augment.update({key: value for key, value in tuned.data.augment.items() if key in ("mean", "std")})
     config.optim.freeze = ["^image/"]
     return config

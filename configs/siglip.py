@@ -23,8 +23,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "image": {**config.objective.image, "pool": "map"},
         # All see all, padding too, and the last position is read: what `siglip` does where nothing is said.
         "text": {key: value for key, value in config.objective.text.items() if key not in ("causal", "pool")},
-        # Of 256 pairs of an image 255 are negatives: a bias of -ln 255 makes them as likely at the start as they are.
+        # Of 128 pairs of an image 127 are negatives: a bias of -ln 127 makes them as likely at the start as they are.
         # At the published -10, which is for batches of 32,768, the few steps of this run would begin with unlearning.
-        "initial_bias": -5.5,
+        "initial_bias": -4.85,
     }
+    if arg != "tiny":
+        config.batch_size = 128  # Twice CLIP's steps, to which a sum over pairs is less averse than a softmax.
     return config

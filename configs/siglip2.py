@@ -59,6 +59,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "local": {"count": 4, "size": 32, "crop": {"scale": (0.1, 0.4)}},
     }
     # What the last part learns stands still until then: the heads as they were drawn, and what stands for a patch.
-    config.optim.freeze = (("^(head|patch_head)/|mask_token$", "80%"),)
+    config.optim.freeze = (("^(head|patch_head)/|^image/tower/mask_token$", "80%"),)
     config.evals.validation_captions = {"name": "captions", "source": "tfds:emoji:validation", "prefix": "validation"}
     return config

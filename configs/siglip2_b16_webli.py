@@ -59,7 +59,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "weight_decay": 1e-4 / 1e-3,
         "clip_norm": 1.0,
         # Drawn at random when the last part begins, and their moments with them.
-        "freeze": (("^(head|patch_head)/|mask_token$", "80%"),),
+        "freeze": (("^(head|patch_head)/|^image/tower/mask_token$", "80%"),),
     }
     config.evals = {
         name: {

@@ -15,6 +15,7 @@ from vitfm.checkpoint.manager import Checkpoints
 from vitfm.config import ConfigError
 
 ROOM = pathlib.Path(__file__).parents[1] / "configs"
+NORMALISED = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}  # Not a recipe's own.
 SHORT = {"total": "3 steps", "batch_size": 16, "evals": {}, "log_every": 3, "checkpoint": {}}
 
 
@@ -23,6 +24,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A run with an encoder that has moved from its start."""
     workdir = tmp_path_factory.mktemp("lit") / "supervised"
     config = config_lib.load_file(str(ROOM / "supervised.py:tiny")).to_dict()
+    config["data"]["augment"] |= NORMALISED
     train_lib.train({**config, **SHORT, "compile_cache": None}, str(workdir))
     return workdir
 
@@ -35,6 +37,7 @@ def trained(config: dict[str, Any], workdir: pathlib.Path) -> Checkpoints:
 @pytest.mark.parametrize("name", ["siglip", pytest.param("clip", marks=pytest.mark.slow)])
 def test_the_locked_tower_stays_and_the_text_tower_moves(name: str, source: pathlib.Path, tmp_path: pathlib.Path):
     config = config_lib.load_file(f"{ROOM / 'lit.py'}:{source}").to_dict()
+    assert {key: list(config["data"]["augment"][key]) for key in NORMALISED} == NORMALISED
     if name == "clip":
         objective = config["objective"]
         config["objective"] = {

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from vitfm import train_state, train_step, tree
+from vitfm import optim, train_state, train_step, tree
 from vitfm.config import ConfigError
 from vitfm.data import augment
 from vitfm.data.facts import Facts
@@ -163,6 +163,23 @@ def test_an_objective_may_refuse_accumulation_and_says_why():
     with pytest.raises(ConfigError, match=r"accumulate = 4.*its queue would see the batch in pieces"):
         train_step.gradients_of(objective, keep, 4)
     train_step.gradients_of(objective, keep, 1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_what_never_moves_has_no_backward_pass(accumulate: int):
+    """The tower's gradient is 0, the others' are as they were, and the compiler finds less to do."""
+    objective, preprocess, batch, variables = small_clip()
+    still = optim.still({"freeze": ["^image/"]}, variables.params)
+    keys, found, work = train_step.example_keys(0, 0, BATCH), [], []
+    for learned in (objective, base.holding(objective, still)):
+        gradients = jax.jit(train_step.gradients_of(learned, preprocess, accumulate))
+        compiled = gradients.lower(variables.params, variables.extra, batch, keys, jnp.int32(0)).compile()
+        found.append(compiled(variables.params, variables.extra, batch, keys, jnp.int32(0))[2])
+        work.append(compiled.cost_analysis()["flops"])
+    whole, held = (dict(tree.named_leaves(grads)) for grads in found)
+    for name, frozen in tree.named_leaves(still):
+        np.testing.assert_allclose(held[name], 0 if frozen else whole[name], rtol=1e-4, atol=1e-7, err_msg=name)
+    assert any(leaf for _, leaf in tree.named_leaves(still)) and work[1] < 0.8 * work[0]
 
 
 def steps_of(optimizer: optax.GradientTransformation, **options: Any) -> Any:

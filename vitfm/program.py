@@ -17,7 +17,7 @@ from vitfm import recipe as recipes
 from vitfm.config import ConfigError, Duration
 from vitfm.data import bad, pipeline
 from vitfm.data import loader as loading
-from vitfm.objectives.base import Objective
+from vitfm.objectives.base import Objective, holding
 from vitfm.parallel import compiler, sharding
 from vitfm.parallel import mesh as meshes
 from vitfm.recipe import Recipe
@@ -100,7 +100,8 @@ def build(recipe: Recipe, devices: Sequence[jax.Device] | None = None) -> Progra
     shapes = jax.eval_shape(create, jax.random.key(0))
     shardings = sharding.shardings(shapes, mesh, [tuple(rule) for rule in recipe.sharding])
     shapes = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
-    gradients = train_step.gradients_of(objective, data.preprocess_train, recipe.accumulate, data.mix)
+    learned = holding(objective, optim.still(recipe.optim, params))
+    gradients = train_step.gradients_of(learned, data.preprocess_train, recipe.accumulate, data.mix)
     step = train_step.make(gradients, objective, optimizer, learning_rate, seed=recipe.seed, ema_decay=recipe.ema_decay)
     return Program(
         recipe,

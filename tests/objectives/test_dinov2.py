@@ -70,11 +70,21 @@ def test_the_loss_is_the_weighted_sum(centering: str):
 
 
 @pytest.mark.parametrize(
-    ("start", "every", "moves"), [(0, None, ()), (3, None, (3,)), (3, 2, (3, 5, 7)), (0, 4, (4, 8)), (1, 3, (1, 4, 7))]
+    ("options", "moves"),
+    [
+        ({}, ()),
+        ({"gram_start": 3}, (3,)),
+        ({"gram_start": 3, "gram_every": 2}, (3, 5, 7)),
+        ({"gram_every": 4}, (4, 8)),
+        ({"gram_start": 1, "gram_every": 3}, (1, 4, 7)),
+        ({"gram_start": 3, "gram_from": 1}, (1,)),
+        ({"gram_start": 3, "gram_from": 0, "gram_every": 2, "gram_updates": 2}, (5, 7)),
+        ({"gram_start": 3, "gram_from": 2, "gram_every": 2, "gram_updates": 1}, (2, 5)),
+    ],
 )
-def test_the_anchor_is_the_teacher_of_some_steps(start: int, every: int | None, moves: tuple[int, ...]):
+def test_the_anchor_is_the_teacher_of_some_steps(options: dict[str, int], moves: tuple[int, ...]):
     """`moves` are the steps that find it new."""
-    course, leaf = made(gram_start=start, gram_every=every), lambda value: {"encoder": {"x": jnp.float32(value)}}
+    course, leaf = made(**options), lambda value: {"encoder": {"x": jnp.float32(value)}}
     extra = {"teacher": leaf(0.0), "gram": leaf(-1.0)["encoder"]}
     for step in range(8):
         before = float(extra["gram"]["x"])
@@ -117,7 +127,9 @@ def test_accumulation_that_is_not_exact_is_refused(options: dict[str, Any], why:
         ({"mask_ratio": (0.5, 0.1)}, r"config.objective.mask_ratio = (0.5, 0.1) must be two shares"),
         ({"koleo_weight": -1.0}, "config.objective.koleo_weight = -1.0 must be at least 0"),
         ({"ibot_weight": 0.0}, "config.objective.ibot_weight = 0.0 must be above 0 (objective.name = 'dino'"),
-        ({"gram_every": 0}, "gram_every = 0 are steps"),
+        ({"gram_every": 0}, "gram_every = 0 and gram_updates = None are from 1 up"),
+        ({"gram_every": 1, "gram_updates": 0}, "gram_updates = 0 are from 1 up"),
+        ({"gram_start": 2, "gram_from": 3}, "gram_from = 3 is a step from 0 to gram_start = 2"),
         ({"shared_head": True, "patch_prototypes": 12}, "config.objective.shared_head = True is one head"),
         ({"shared_head": True, "model": {"pool": "cls_gap"}}, "let model.pool = 'cls'"),
         ({"model": {"mask_token": False}}, "needs name = 'vit' with mask_token = True"),

@@ -27,7 +27,7 @@ def schedule(spec: Any, where: str) -> Any:
 
 
 def made(model: Mapping[str, Any] = VIT, **options: Any) -> base.Objective:
-    options = {"hidden_dim": 24, "out_dim": 8, "queue": 20, **options}
+    options = {"hidden_dim": 24, "out_dim": 8, "queue": 20 if options.get("version") != "v3" else None, **options}
     return moco.make(model=model, data=types.SimpleNamespace(image_size=16), schedule=schedule, **options)
 
 
@@ -117,6 +117,7 @@ def test_images_that_share_statistics_as_queries_do_not_as_keys():
         ({"temperature": -1.0}, "config.objective.temperature = -1.0 must be above 0"),
         ({"momentum": 1.5}, "config.objective.momentum = 1.5 must be from 0 to 1"),
         ({"queue": 0}, "config.objective.queue = 0 must be at least 1"),
+        ({"queue": 20, "version": "v3"}, "config.objective.queue = 20: v3's negatives are the batch's own"),
         ({"groups": 0}, "config.objective.groups = 0 must be at least 1"),
         ({"groups": 2}, "config.objective.groups = 2 splits the batch statistics of an encoder that has some"),
         ({"groups": 2, "model": RESNET, "version": "v3"}, "config.objective.groups = 2 splits"),

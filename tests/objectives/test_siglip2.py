@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import tiny
 from tests.objectives.test_dino import keys, schedule
 from tests.parity.reference import lightly, relative_error, torch
 from tests.parity.weights import FORWARD, GRADIENT
+from vitfm import config as config_lib
 from vitfm import health, tree
 from vitfm.config import ConfigError
 from vitfm.data.facts import Facts
@@ -183,6 +186,15 @@ def test_losses_and_centres_equal_lightly():
     assert relative_error(after["patch_center"], of_patches.center.value[0]) < FORWARD
 
 
+def test_the_recipe_holds_still_what_has_no_gradient_before_the_last_part_and_nothing_else():
+    config = config_lib.load_file(str(tiny.ROOT / "configs/siglip2.py:tiny"))
+    ((pattern, _),) = config.optim.freeze
+    start = variables()
+    loss = lambda params: made().loss(params, start.extra, batch(), keys(BATCH), jnp.int32(0))[0]
+    grads = tree.named_leaves(jax.jit(jax.grad(loss))(start.params))
+    assert {name for name, grad in grads if not np.any(grad)} == {name for name, _ in grads if re.search(pattern, name)}
+
+
 def test_the_teacher_is_its_student_when_the_last_part_begins_and_follows_it_from_there():
     objective, start = made(), variables()
     student = {"encoder": start.params["image"]["tower"], **{n: start.params[n] for n in ("head", "patch_head")}}
@@ -237,6 +249,13 @@ def test_what_is_not_measured_warns_of_nothing():
         ({"data": Facts(SIZE, 3, VOCABULARY, LENGTH)}, "beginning token"),
         ({"image": {**PAIR["image"], "mask_token": False}}, "mask_token = True"),
         ({"captioner": {"num_heads": 5}}, r"objective\.captioner: .* num_heads = 5"),
+        (
+            {"image": {**PAIR["image"], "patch_dropout": 0.25}},
+            r"image\.patch_dropout = 0\.25 leaves patches",
+        ),
+        ({"momentum": 1.0}, "momentum must not end at 1"),
+        ({"momentum": {"name": "cosine", "start": 0.9, "end": 1.0}}, "momentum must not end at 1"),
+        ({"momentum": {"name": "cosine", "start": 0.9}}, r"objective\.momentum.*end"),
         ({"parallel": 1.5}, r"parallel = 1\.5"),
         ({"mask_ratio": 1.0}, r"mask_ratio = 1\.0"),
         ({"prototypes": 1}, "prototypes = 1 must be at least 2"),

@@ -104,6 +104,7 @@ class Projection(nn.Module):
       norm: batch norm after every map but the last; maps with a norm behind them have no biases.
       last_norm: after the last map: "scale", batch norm with a learned scale but no bias (SimCLR); "plain", without
         either (MoCo v3); None for none.
+      last_bias: of the last map, where no norm follows it.
       dtype: compute dtype; parameters and norms are float32.
     """
 
@@ -112,6 +113,7 @@ class Projection(nn.Module):
     layers: int = 2
     norm: bool = True
     last_norm: Literal["scale", "plain"] | None = None
+    last_bias: bool = True
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -123,7 +125,7 @@ class Projection(nn.Module):
         for layer in range(self.layers - 1):
             x = linear(f"hidden_{layer}", self.hidden_dim, not self.norm, x)
             x = nn.relu(RowNorm(name=f"norm_{layer}")(x) if self.norm else x)
-        x = linear("out", self.out_dim, self.last_norm is None, x)
+        x = linear("out", self.out_dim, self.last_bias and self.last_norm is None, x)
         if self.last_norm:
             x = RowNorm(scale=self.last_norm == "scale", bias=False, name="out_norm")(x)
         return x.astype(jnp.float32)

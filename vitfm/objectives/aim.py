@@ -85,10 +85,11 @@ def _check(encoder: nn.Module, image_size: int) -> None:
             "'hmlp'."
         )
     special = encoder.class_token or encoder.distillation_token or encoder.registers
-    if special or encoder.patch_dropout or encoder.pool != "gap":
+    base.refuse_patch_dropout(encoder)
+    if special or encoder.pool != "gap":
         raise ConfigError(
             "config.objective.model: AIM's sequence is all patches of an image and nothing else, and no loss trains a "
-            "pooling: pool must be 'gap', without class_token, distillation_token, registers and patch_dropout."
+            "pooling: pool must be 'gap', without class_token, distillation_token and registers."
         )
     if image_size < 2 * encoder.patch_size:
         raise ConfigError(

@@ -104,6 +104,35 @@ class Objective:
     masks: Callable[[Batch, jax.Array], Mapping[str, jax.Array]] | None = None
 
 
+def holding(objective: Objective, still: Any) -> Objective:
+    """The objective without gradients of what never moves, so that no backward pass is computed for them.
+
+    Args:
+      objective: what is learned.
+      still: tree like its parameters, whether each of them never moves.
+    """
+    if not any(jax.tree.leaves(still)):
+        return objective
+    held = lambda leaf, still: jax.lax.stop_gradient(leaf) if still else leaf
+    of = lambda function: function and (lambda params, *rest: function(jax.tree.map(held, params, still), *rest))
+    return dataclasses.replace(
+        objective, loss=of(objective.loss), embed=of(objective.embed), couple=of(objective.couple)
+    )
+
+
+def refuse_patch_dropout(encoder: nn.Module, where: str = "objective.model") -> None:
+    """For who looks for what became of each patch at its place.
+
+    Raises:
+      ConfigError: the encoder leaves patches out.
+    """
+    if getattr(encoder, "patch_dropout", 0):
+        raise ConfigError(
+            f"config.{where}.patch_dropout = {encoder.patch_dropout} leaves patches out, and this objective looks for "
+            "each at its place: leave it out."
+        )
+
+
 FROZEN = "frozen_teacher"  # The entry of `extra` that holds a `Teacher`'s parameters.
 
 

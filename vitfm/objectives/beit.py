@@ -67,6 +67,7 @@ def make(
     of_vit = BIASED if model.get("name", "vit") == "vit" else {}
     defaults = {"name": "vit", "image_size": data.image_size, **of_vit}
     encoder = models.make({**defaults, **model}, where="objective.model", dtype=dtype)
+    base.refuse_patch_dropout(encoder)
     _check(encoder, data.image_size, codes, masked_patches, smallest_block)
     predictor = Predictor(encoder, heads.Linear(codes, "fan_in", dtype=dtype), masked_patches, smallest_block)
 

@@ -43,7 +43,9 @@ def make(
     koleo_weight: float = 0.1,
     gram_weight: float = 0.0,
     gram_start: int = 0,
+    gram_from: int | None = None,
     gram_every: int | None = None,
+    gram_updates: int | None = None,
     data: Any,
     dtype: jnp.dtype = jnp.float32,
     schedule: Callable[[Any, str], Callable[[jax.Array], jax.Array]],
@@ -80,9 +82,13 @@ def make(
       mask_ratio: least and greatest share of masked patches in a masked view, between which it is drawn uniformly.
       dino_weight, ibot_weight, koleo_weight: of the losses.
       gram_weight: of Gram anchoring (DINOv3: 2); 0 for none.
-      gram_start: the step from which it counts, and at which the earlier teacher becomes the teacher of then. At 0 it
-        is the encoder that the run starts from, such as another run's teacher (`config.init`).
-      gram_every: after so many steps more, and again, it becomes the teacher of then (DINOv3: 10,000); None never.
+      gram_start: the step from which it counts (DINOv3: 1,000,000).
+      gram_from: the step whose teacher is the earlier one at first, up to `gram_start`, which it is where nothing is
+        said: an early teacher's patches are the less noisy ones (DINOv3: 100,000 or 200,000). At 0 it is the encoder
+        that the run starts from, such as another run's teacher (`config.init`).
+      gram_every: so many steps after `gram_start`, and again, it becomes the teacher of then (DINOv3: 10,000); None
+        never.
+      gram_updates: how often it does at most; None without end.
       data: facts about the batches: `image_size`.
       dtype: compute dtype.
       schedule: (number or schedule, where) -> (step -> value).
@@ -92,6 +98,7 @@ def make(
     """
     defaults = {"name": "vit", "image_size": data.image_size, "pool": "cls", "mask_token": True}
     encoder = models.make({**defaults, **model}, where="objective.model", dtype=dtype)
+    base.refuse_patch_dropout(encoder)
     patch_temperature = teacher_temperature if patch_temperature is None else patch_temperature
     patch_prototypes, patch_bottleneck_dim = patch_prototypes or prototypes, patch_bottleneck_dim or bottleneck_dim
     dino.check(
@@ -105,14 +112,16 @@ def make(
         prototypes={"prototypes": prototypes, "patch_prototypes": patch_prototypes},
     )
     weights = {"dino": dino_weight, "ibot": ibot_weight, "koleo": koleo_weight, "gram": gram_weight}
-    _check(encoder, weights, mask_ratio, gram_start, gram_every)
+    gram_from = gram_start if gram_from is None else gram_from
+    _check(encoder, weights, mask_ratio)
+    _check_gram(gram_start, gram_from, gram_every, gram_updates)
     sizes = (encoder.hidden_dim, prototypes, bottleneck_dim), (encoder.width, patch_prototypes, patch_bottleneck_dim)
     if shared_head and sizes[0] != sizes[1]:
         raise ConfigError(
             "config.objective.shared_head = True is one head for class token and patches: leave patch_prototypes and "
             "patch_bottleneck_dim out, and let model.pool = 'cls'."
         )
-    anchoring = Anchoring(gram_start, gram_every) if gram_weight else None
+    anchoring = Anchoring(gram_start, gram_from, gram_every, gram_updates) if gram_weight else None
     heads = {"head": Prototypes(prototypes, hidden_dim, bottleneck_dim, dtype)}
     if not shared_head:
         heads["patch_head"] = Prototypes(patch_prototypes, hidden_dim, patch_bottleneck_dim, dtype)
@@ -214,10 +223,12 @@ _NO_NEIGHBOURS = "KoLeo looks for neighbours in the whole batch at once. Take ko
 
 @dataclasses.dataclass(frozen=True)
 class Anchoring:
-    """When the earlier teacher, `extra["gram"]`, becomes the teacher; see `gram_start` and `gram_every` of `make`."""
+    """When the earlier teacher, `extra["gram"]`, becomes the teacher; see the same options of `make`."""
 
     start: int
+    first: int
     every: int | None
+    updates: int | None
 
     def of(self, teacher: base.Params) -> base.Extra:
         return {"gram": jax.tree.map(jnp.copy, teacher["encoder"])}
@@ -226,8 +237,12 @@ class Anchoring:
         """`course` of the teacher, and of this one after it."""
 
         def after_update(params: base.Params, extra: base.Extra, step: jax.Array) -> base.Extra:
-            extra, past = course["after_update"](params, extra, step), step + 1 - self.start
-            now = past == 0 if self.every is None else (past >= 0) & (past % self.every == 0)
+            extra, done = course["after_update"](params, extra, step), step + 1
+            now = done == self.first
+            if self.every is not None:
+                times = (done - self.start) // self.every
+                again = (times >= 1) & ((done - self.start) % self.every == 0)
+                now |= again if self.updates is None else again & (times <= self.updates)
             kept = lambda old, new: jnp.where(now, new, old)
             return {**extra, "gram": jax.tree.map(kept, extra["gram"], extra["teacher"]["encoder"])}
 
@@ -263,10 +278,8 @@ def _masked_views(views: int, share: float) -> int:
     return count
 
 
-def _check(
-    encoder: Any, weights: Mapping[str, float], mask_ratio: Sequence[float], gram_start: int, gram_every: int | None
-) -> None:
-    """Refuses encoders without masks, and weights, shares and steps that are none."""
+def _check(encoder: Any, weights: Mapping[str, float], mask_ratio: Sequence[float]) -> None:
+    """Refuses encoders without masks, and weights and shares that are none."""
     if not isinstance(encoder, ViT) or not encoder.mask_token:
         raise ConfigError(
             "DINOv2 masks patches of what the student sees: config.objective.model needs name = 'vit' with "
@@ -281,7 +294,12 @@ def _check(
             f"config.objective.mask_ratio = {tuple(mask_ratio)} must be two shares of the patches in order, above 0 "
             "and below 1."
         )
-    if gram_start < 0 or (gram_every is not None and gram_every < 1):
+
+
+def _check_gram(start: int, first: int, every: int | None, updates: int | None) -> None:
+    """Refuses steps that are none."""
+    if not 0 <= first <= start or min(number for number in (every, updates, 1) if number is not None) < 1:
         raise ConfigError(
-            f"config.objective.gram_start = {gram_start} and gram_every = {gram_every} are steps: from 0 and from 1 up."
+            f"config.objective: gram_from = {first} is a step from 0 to gram_start = {start}, gram_every = {every} and "
+            f"gram_updates = {updates} are from 1 up."
         )

@@ -59,7 +59,9 @@ def make(
             f"not all 0, and temperature = {temperature} above 0."
         )
     tower = models.make({"name": "vit", "image_size": data.image_size, **model}, where="objective.model", dtype=dtype)
-    linear = lambda width: heads.Projection(0, width, 1, False, None, dtype)
+    if patches:
+        base.refuse_patch_dropout(tower)
+    linear = lambda width: heads.Projection(0, width, 1, False, dtype=dtype)
 
     def told(extra: base.Extra, image: jax.Array) -> dict[str, jax.Array]:
         """What the teacher says, by the terms of the loss."""

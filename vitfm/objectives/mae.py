@@ -42,6 +42,7 @@ def make(
     """
     defaults = {"name": "vit", "image_size": data.image_size, "position": "sincos", "pool": "cls"}
     encoder = models.make({**defaults, **model}, where="objective.model", dtype=dtype)
+    base.refuse_patch_dropout(encoder)
     decoder = models.make(
         {"name": "mae_decoder", **decoder},
         where="objective.decoder",

@@ -41,7 +41,7 @@ def make(
     *,
     model: Mapping[str, Any],
     version: Literal["v1", "v2", "v3"] = "v2",
-    queue: int = 65536,
+    queue: int | None = None,
     groups: int = 1,
     head_layers: int | None = None,
     hidden_dim: int | None = None,
@@ -61,8 +61,9 @@ def make(
     last K / B batches, first in, first out; it starts with random directions. v2's head is an MLP, v1's is linear.
 
     v3: each view is query and key, negatives are the other keys of the batch, and a predictor follows the student's
-    head; both have batch norm, by the statistics of each view. Its patch embedding never moves (section 4.2): that is
-    `config.optim.freeze = ("encoder/stem",)`.
+    head; both have batch norm, by the statistics of each view. As in the authors' code a ResNet's head has two linear
+    maps where a ViT's has three, and its predictor ends in a map without norm or bias. A ViT's patch embedding never
+    moves (section 4.2): that is `config.optim.freeze = ("encoder/stem",)`.
 
     Batch statistics can betray which key is of this batch: a query and its own key share them, the queue's keys do not
     (section 3.3 of v1). The authors shuffle the keys among the devices. Here a batch is global and knows no
@@ -74,9 +75,10 @@ def make(
     Args:
       model: the encoder: a `vitfm.models` name and its options. With batch norm, drop path is the teacher's, too.
       version: "v1", "v2" or "v3".
-      queue: keys K that v1 and v2 keep; fewer for less data, or it holds this batch's images from the last epoch.
+      queue: keys K that v1 and v2 keep, 65,536 by default; fewer for less data, or it holds this batch's images from
+        the last epoch.
       groups: of batch statistics, see above; for v1 and v2 and encoders with batch norm.
-      head_layers: linear maps of the head: 1 in v1, 2 in v2, 3 in v3 (for ResNets the authors take 2 there, too).
+      head_layers: linear maps of the head: 1 in v1, 2 in v2, 3 in v3, but 2 where the encoder has batch norm.
       hidden_dim, out_dim: widths of the heads: 2048 and 128, in v3 4096 and 256.
       temperature: of the softmax over cosines: 0.07 in v1, 0.2 in v2 and v3.
       momentum: weight of the past in the teacher, a number or a schedule: 0.999, in v3 from 0.99 to 1.
@@ -93,12 +95,11 @@ def make(
     momentum = own.momentum if momentum is None else momentum
     tower = models.make({"name": "vit", "image_size": data.image_size, **model}, where="objective.model", dtype=dtype)
     momentum_at = schedule(momentum, "objective.momentum")
-    _check(temperature, momentum, groups, queue, version, statistics.has(tower))
-    symmetric = version == "v3"
-    head = heads.Projection(
-        hidden_dim, out_dim, head_layers or own.layers, symmetric, "plain" if symmetric else None, dtype
-    )
-    predictor = heads.Projection(hidden_dim, out_dim, 2, True, "plain", dtype)
+    normed, symmetric = statistics.has(tower), version == "v3"
+    _check(temperature, momentum, groups, queue, version, normed)
+    queue, layers = queue or 65_536, head_layers or (min(own.layers, 2) if normed else own.layers)
+    head = heads.Projection(hidden_dim, out_dim, layers, symmetric, "plain" if symmetric else None, dtype=dtype)
+    predictor = heads.Projection(hidden_dim, out_dim, 2, True, None if normed else "plain", not normed, dtype)
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
         keys = jax.random.split(key, 4)
@@ -179,17 +180,21 @@ def _enqueued(queue: jax.Array, keys: jax.Array) -> jax.Array:
     return jnp.concatenate([queue[len(keys) :], keys])
 
 
-def _check(temperature: float, momentum: Spec, groups: int, queue: int, version: str, has_statistics: bool) -> None:
-    """Refuses what is out of range, and groups that nothing could be grouped for."""
+def _check(
+    temperature: float, momentum: Spec, groups: int, queue: int | None, version: str, has_statistics: bool
+) -> None:
+    """Refuses what is out of range, a queue that no one asks, and groups that nothing could be grouped for."""
     ends = (momentum["start"], momentum["end"]) if isinstance(momentum, Mapping) else (momentum,)
     for name, value, possible, limits in (
         ("temperature", temperature, temperature > 0, "above 0"),
         ("momentum", momentum, all(0 <= end <= 1 for end in ends), "from 0 to 1"),
         ("groups", groups, groups >= 1, "at least 1"),
-        ("queue", queue, queue >= 1, "at least 1"),
+        ("queue", queue, queue is None or queue >= 1, "at least 1"),
     ):
         if not possible:
             raise ConfigError(f"config.objective.{name} = {value!r} must be {limits}.")
+    if queue is not None and version == "v3":
+        raise ConfigError(f"config.objective.queue = {queue}: v3's negatives are the batch's own. Leave it out.")
     if groups > 1 and (version == "v3" or not has_statistics):
         raise ConfigError(
             f"config.objective.groups = {groups} splits the batch statistics of an encoder that has some (objective."

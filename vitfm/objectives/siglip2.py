@@ -70,6 +70,9 @@ def make(
     has the `teacher`, of image tower and heads: a copy of the student until then; and the centres of its logits,
     `center` and `patch_center` [K]. Predictions are the student's: the teacher has no text tower.
 
+    Heads and the image tower's mask token have no gradient before the last part, where weight decay would wear them
+    away: `config.optim.freeze` holds them still for as long as `last_part` says, see configs/siglip2.py.
+
     Args:
       image: the image tower, a `vit` with `mask_token` and its options, see `siglip.make`; it pools by "map".
       text: the text tower likewise.
@@ -93,6 +96,9 @@ def make(
     Raises:
       ConfigError: an option out of range, an image tower that takes no masks, texts without a beginning token.
     """
+    factor_at = schedule(last_part, "objective.last_part")
+    temperature_at = schedule(teacher_temperature, "objective.teacher_temperature")
+    momentum_at = schedule(momentum, "objective.momentum")
     dino.check(
         temperatures={"student_temperature": student_temperature, "teacher_temperature": teacher_temperature},
         momentum=momentum,
@@ -101,18 +107,19 @@ def make(
     )
     if not (0 <= parallel <= 1 and 0 < mask_ratio < 1):
         raise ConfigError(f"config.objective: parallel = {parallel} and mask_ratio = {mask_ratio} are shares.")
+    if (momentum["end"] if isinstance(momentum, Mapping) else momentum) == 1:
+        raise ConfigError("config.objective.momentum must not end at 1: the teacher would learn nothing more of texts.")
     image, text = siglip.completed(image, IMAGE), siglip.completed(text, siglip.TEXT)
     towers = two_towers.towers(image, text, embed_dim, data, dtype)
     if not isinstance(towers.image, ViT) or not towers.image.mask_token:
         raise ConfigError("SigLIP 2 masks patches: config.objective.image needs name = 'vit' with mask_token = True.")
+    base.refuse_patch_dropout(towers.image, "objective.image")
     pairs = siglip.of(towers, initial_scale, initial_bias, mask_same_concept)
     decoder = caption_decoder.beside(towers.text, captioner, parallel=parallel > 0, dtype=dtype)
     write = caption_decoder.writing(decoder, generation, data)
     heads = {name: Prototypes(prototypes, hidden_dim, bottleneck_dim, dtype) for name in ("head", "patch_head")}
     student = Student(towers.image, heads, mask_ratio, student_temperature, center_momentum)
-    factor_at = schedule(last_part, "objective.last_part")
-    temperature_at = schedule(teacher_temperature, "objective.teacher_temperature")
-    course = dino.taught(schedule(momentum, "objective.momentum"))
+    course = dino.taught(momentum_at)
 
     def in_last_part(step: jax.Array, value: Callable[[], Any], otherwise: Callable[[], Any] | None = None) -> Any:
         """`value()`; before the last part `otherwise()`, or zeros."""

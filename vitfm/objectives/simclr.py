@@ -51,7 +51,7 @@ def make(
     if head_layers < 1:
         raise ConfigError(f"config.objective.head_layers = {head_layers} must be at least 1.")
     tower = models.make({"name": "vit", "image_size": data.image_size, **model}, where="objective.model", dtype=dtype)
-    head = heads.Projection(hidden_dim, out_dim, head_layers, head_norm, "scale" if head_norm else None, dtype)
+    head = heads.Projection(hidden_dim, out_dim, head_layers, head_norm, "scale" if head_norm else None, dtype=dtype)
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
         keys = jax.random.split(key)

@@ -43,6 +43,7 @@ def make(
     """
     defaults = {"name": "vit", "image_size": data.image_size}
     encoder = models.make({**defaults, "mask_token": True, **model}, where="objective.model", dtype=dtype)
+    base.refuse_patch_dropout(encoder)
     head = heads.Pixels(encoder.stride**2 * data.channels, dtype)
     predictor = Predictor(encoder, head, mask_size, mask_ratio, norm_window)
     _check(predictor, data.image_size)

@@ -50,7 +50,7 @@ def make(
     if margin <= 0:
         raise ConfigError(f"config.objective.margin = {margin} must be above 0.")
     tower = models.make({"name": "vit", "image_size": data.image_size, **model}, where="objective.model", dtype=dtype)
-    head = heads.Projection(0, embed_dim, 1, False, None, dtype)
+    head = heads.Projection(0, embed_dim, 1, False, dtype=dtype)
 
     def init(key: jax.Array, batch: base.Batch) -> base.Variables:
         keys = jax.random.split(key)

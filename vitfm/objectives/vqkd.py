@@ -61,10 +61,12 @@ def make(
     """
     _check(codes, code_dim, decay, commitment)
     encoder = models.make({"name": "vit", "image_size": data.image_size, **model}, where="objective.model", dtype=dtype)
+    base.refuse_patch_dropout(encoder)
     if not hasattr(encoder, "stride"):
         raise ConfigError("config.objective.model.name: each patch gets a code, so it must be 'vit' or 'swin'.")
     shape = {"image_size": data.image_size // encoder.stride, "patch_size": 1}
     decoder = models.make({"name": "vit", "depth": 3, **decoder}, where="objective.decoder", dtype=dtype, **shape)
+    base.refuse_patch_dropout(decoder, "objective.decoder")
     tokenizer = Tokenizer(encoder, decoder, code_dim, dtype)
 
     def told(extra: base.Extra, image: jax.Array) -> jax.Array:

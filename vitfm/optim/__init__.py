@@ -6,9 +6,11 @@ gradients -> clip -> direction (adamw.py, muon.py, ...) -> + weight decay on rul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import optax
 
 from vitfm import config, tree
@@ -38,6 +40,16 @@ def make(
     return config.call(
         _common, shared, where="optim", direction=direction, params=params, total=total, to_steps=to_steps
     )
+
+
+def still(spec: Mapping[str, Any], params: Any) -> Any:
+    """A tree like `params`: whether `freeze` of a recipe's optimizer says that a parameter never moves.
+
+    Raises:
+      ConfigError: as `make`.
+    """
+    begins = rules.beginnings(spec.get("freeze", ()), params, lambda duration, where: 0)
+    return jax.tree.map(lambda begin: begin == math.inf, begins)
 
 
 def _common(
