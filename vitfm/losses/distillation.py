@@ -110,3 +110,9 @@ def mismatch(teacher: jax.Array, student: jax.Array, distance: Literal["cosine",
         return jnp.square(teacher - student).mean(-1)
     sizes = jnp.square(teacher).sum(-1) * jnp.square(student).sum(-1)
     return 1 - (teacher * student).sum(-1) * jax.lax.rsqrt(jnp.maximum(sizes, 1e-12))
+
+
+def by_example(targets: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
+    """Mean cross-entropies [B] of each example's logits [B,N,K], divided by a temperature, from targets [B,N or 1,K]."""
+    shares = jnp.full(logits.shape[:2], 1 / logits.shape[1])
+    return jax.vmap(weighted)(targets, logits / temperature, shares)

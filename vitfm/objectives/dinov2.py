@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 from vitfm import models
 from vitfm.config import ConfigError
 from vitfm.losses import diagnostics, distillation
-from vitfm.losses.gram import gram
+from vitfm.losses.gram import Anchoring, gram
 from vitfm.losses.koleo import koleo
 from vitfm.models import masking, probes
 from vitfm.models.prototypes import Prototypes
@@ -112,16 +111,15 @@ def make(
         prototypes={"prototypes": prototypes, "patch_prototypes": patch_prototypes},
     )
     weights = {"dino": dino_weight, "ibot": ibot_weight, "koleo": koleo_weight, "gram": gram_weight}
-    gram_from = gram_start if gram_from is None else gram_from
     _check(encoder, weights, mask_ratio)
-    _check_gram(gram_start, gram_from, gram_every, gram_updates)
     sizes = (encoder.hidden_dim, prototypes, bottleneck_dim), (encoder.width, patch_prototypes, patch_bottleneck_dim)
     if shared_head and sizes[0] != sizes[1]:
         raise ConfigError(
             "config.objective.shared_head = True is one head for class token and patches: leave patch_prototypes and "
             "patch_bottleneck_dim out, and let model.pool = 'cls'."
         )
-    anchoring = Anchoring(gram_start, gram_from, gram_every, gram_updates) if gram_weight else None
+    anchoring = Anchoring(gram_start, gram_start if gram_from is None else gram_from, gram_every, gram_updates)
+    anchoring = anchoring if gram_weight else None
     heads = {"head": Prototypes(prototypes, hidden_dim, bottleneck_dim, dtype)}
     if not shared_head:
         heads["patch_head"] = Prototypes(patch_prototypes, hidden_dim, patch_bottleneck_dim, dtype)
@@ -221,38 +219,6 @@ def make(
 _NO_NEIGHBOURS = "KoLeo looks for neighbours in the whole batch at once. Take koleo_weight = 0, or a smaller batch."
 
 
-@dataclasses.dataclass(frozen=True)
-class Anchoring:
-    """When the earlier teacher, `extra["gram"]`, becomes the teacher; see the same options of `make`."""
-
-    start: int
-    first: int
-    every: int | None
-    updates: int | None
-
-    def of(self, teacher: base.Params) -> base.Extra:
-        return {"gram": jax.tree.map(jnp.copy, teacher["encoder"])}
-
-    def following(self, course: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
-        """`course` of the teacher, and of this one after it."""
-
-        def after_update(params: base.Params, extra: base.Extra, step: jax.Array) -> base.Extra:
-            extra, done = course["after_update"](params, extra, step), step + 1
-            now = done == self.first
-            if self.every is not None:
-                times = (done - self.start) // self.every
-                again = (times >= 1) & ((done - self.start) % self.every == 0)
-                now |= again if self.updates is None else again & (times <= self.updates)
-            kept = lambda old, new: jnp.where(now, new, old)
-            return {**extra, "gram": jax.tree.map(kept, extra["gram"], extra["teacher"]["encoder"])}
-
-        def started(params: base.Params, extra: base.Extra) -> base.Extra:
-            extra = course["started"](params, extra)
-            return {**extra, **self.of(extra["teacher"])}
-
-        return {**course, "after_update": after_update, "started": started}
-
-
 def _at(patches: jax.Array, places: jax.Array) -> jax.Array:
     """[B,V,N,D] at int [B,M] -> [B,M,D]."""
     return jnp.take_along_axis(patches.reshape(len(patches), -1, patches.shape[-1]), places[..., None], axis=1)
@@ -293,13 +259,4 @@ def _check(encoder: Any, weights: Mapping[str, float], mask_ratio: Sequence[floa
         raise ConfigError(
             f"config.objective.mask_ratio = {tuple(mask_ratio)} must be two shares of the patches in order, above 0 "
             "and below 1."
-        )
-
-
-def _check_gram(start: int, first: int, every: int | None, updates: int | None) -> None:
-    """Refuses steps that are none."""
-    if not 0 <= first <= start or min(number for number in (every, updates, 1) if number is not None) < 1:
-        raise ConfigError(
-            f"config.objective: gram_from = {first} is a step from 0 to gram_start = {start}, gram_every = {every} and "
-            f"gram_updates = {updates} are from 1 up."
         )

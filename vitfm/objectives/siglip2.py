@@ -268,8 +268,10 @@ class Student:
         answers = distillation.centred(scores, extra["center"], temperature)
         hidden_answers = distillation.centred(hidden, extra["patch_center"], temperature)
         return {
-            "distill": cross_entropies(answers, self._logits(params, "head", local), self.temperature),
-            "masked": cross_entropies(hidden_answers, self._logits(params, "patch_head", at(found)), self.temperature),
+            "distill": distillation.by_example(answers, self._logits(params, "head", local), self.temperature),
+            "masked": distillation.by_example(
+                hidden_answers, self._logits(params, "patch_head", at(found)), self.temperature
+            ),
             "seen": seen.pooled[:, None],
             "scores": scores,
             "patch_scores": hidden.mean(1),
@@ -294,9 +296,3 @@ class Student:
         """[B,N,D] -> [B,N,K]."""
         scores = self.heads[head].apply({"params": params[head]}, x.reshape(-1, x.shape[-1]))
         return scores.reshape(*x.shape[:-1], -1)
-
-
-def cross_entropies(targets: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
-    """Of each example's logits [B,N,K] from targets [B,N or 1,K], the mean [B]."""
-    shares = jnp.full(logits.shape[:2], 1 / logits.shape[1])
-    return jax.vmap(distillation.weighted)(targets, logits / temperature, shares)
