@@ -113,6 +113,6 @@ def mismatch(teacher: jax.Array, student: jax.Array, distance: Literal["cosine",
 
 
 def by_example(targets: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
-    """Mean cross-entropies [B] of each example's logits [B,N,K], divided by a temperature, from targets [B,N or 1,K]."""
+    """Mean cross-entropies [B] of logits [B,N,K], divided by a temperature, from targets [B,N or 1,K]."""
     shares = jnp.full(logits.shape[:2], 1 / logits.shape[1])
     return jax.vmap(weighted)(targets, logits / temperature, shares)
