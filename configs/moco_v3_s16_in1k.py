@@ -9,8 +9,10 @@ student and teacher are 74 GFLOP: 2.5, or 6.3, at 40% of the bfloat16 peak; comp
 hosts have to decode 17,000 to 43,000 images a second; where they can't, they decide.
 Expected on `validation`, under a linear probe: 73.2% top-1 (the authors' code). The published probe trains on augmented
 crops, the one here on one centre crop an image.
-Twelve heads, as there, where DeiT's S has six. The fixed positions are MAE's in another order of the same numbers, and
-the frozen patch embedding starts normal where theirs is uniform, of a variance of 1/768 where theirs has 1/576.
+Twelve heads, as there, where DeiT's S has six. The fixed positions are MAE's in another order of the same numbers. The
+frozen patch embedding starts normal where theirs is uniform, of a variance of 1/768 where theirs has 1/576; queries,
+keys and values start together, within 1/√2 of the range that theirs have, each for itself; the class token with a
+deviation of 0.02, theirs of 1e-6.
 """
 
 import math
