@@ -11,6 +11,8 @@ import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 ALL_NAMES = "tfds:emoji:train+test_concept"
 TEMPLATES = ("{}", "an emoji of {}")
 CAPTIONS = ("{}", "{} emoji", "an emoji of {}", "a drawing of {}", "a picture of {}", "an icon of {}")
@@ -33,6 +35,7 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/clip.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "18 epochs"

@@ -32,6 +32,7 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/coca.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     clip = pathlib.Path(__file__).with_name("clip.py")
     config = config_lib.load_file(f"{clip}:{arg}" if arg else str(clip))
     width, heads = config.objective.image.hidden_dim, config.objective.image.num_heads

@@ -14,6 +14,8 @@ import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 COLOURS = {
     "background": "random",
     "brightness": 0.4,
@@ -47,6 +49,7 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `gram` anchors; `--config=configs/dinov2.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny", "gram")
     size = scaled(IMAGES)
     config = ml_collections.ConfigDict()
     config.seed = 0

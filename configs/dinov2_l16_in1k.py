@@ -18,6 +18,8 @@ import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 EPOCH = 1250  # Steps: what the authors' code calls an epoch, whatever the data.
 VIEW = {
     "flip": 0.5,
@@ -32,7 +34,7 @@ VIEW = {
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `l14` for the long one."""
-    long = arg == "l14"
+    long = config_lib.argument(arg, "l14") == "l14"
     epochs, warmup = (500, 80) if long else (100, 10)
     config = ml_collections.ConfigDict()
     config.seed = 0

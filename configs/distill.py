@@ -19,6 +19,8 @@ import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 
 def scaled(images: int) -> dict:
     """What depends on the number of images; reasoned, not measured."""
@@ -30,6 +32,7 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/distill.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "20 epochs"

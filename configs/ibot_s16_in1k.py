@@ -20,6 +20,7 @@ from vitfm import config as config_lib
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe."""
+    config_lib.argument(arg)
     config = config_lib.load_file(f"{pathlib.Path(__file__).with_name('dino_s16_in1k.py')}:paper")
     config.total = "800 epochs"
     config.objective.update({"name": "dinov2", "prototypes": 8192, "shared_head": True, "centering": "centre"})

@@ -16,6 +16,7 @@ from vitfm import config as config_lib
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/siglip.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     clip = pathlib.Path(__file__).with_name("clip.py")
     config = config_lib.load_file(f"{clip}:{arg}" if arg else str(clip))
     config.objective = {

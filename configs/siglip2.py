@@ -35,6 +35,7 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/siglip2.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     siglip = pathlib.Path(__file__).with_name("siglip.py")
     config = config_lib.load_file(f"{siglip}:{arg}" if arg else str(siglip))
     tiny = arg == "tiny"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import re
 import runpy
 
 import jax
@@ -105,3 +106,23 @@ def test_fewer_images_get_smaller_batches_more_epochs_and_no_more_steps(path: pa
     if path.stem in CONFIGS:  # Their argument is the number of images.
         small, whole = (config.load_file(f"{path}{arg}") for arg in (":1e4", ""))
         assert small.batch_size == sizes[10_000]["batch_size"] and whole.batch_size == sizes[1_281_167]["batch_size"]
+
+
+def documented(path: pathlib.Path) -> set[str]:
+    """What a recipe says it may be given after the colon, in its header or what it says of `get_config`."""
+    return set(re.findall(rf"(?:/{path.stem}\.py|`):(\w+)\b(?!/)", path.read_text()))
+
+
+@pytest.mark.parametrize("path", sorted(ROOM.glob("*.py")), ids=lambda path: path.stem)
+def test_a_recipe_takes_what_it_says_and_nothing_else(path: pathlib.Path):
+    starts = "argument(arg, run=True)" in path.read_text()  # A run's workdir: tests/test_finetune.py gives one.
+    plain = config.load_file(str(path)).to_dict()
+    for argument in documented(path):
+        assert config.load_file(f"{path}:{argument}").to_dict() != plain, argument
+    names = set(re.findall(r'"(\w+)"', *re.findall(r"config_lib\.argument\((.*)\)", path.read_text())))
+    assert names == {argument for argument in documented(path) if not argument[0].isdigit()}
+    for slip in ("tinny", "1e", "-5", "0", "nan", "runs/none"):
+        said = f"'{slip}', where this recipe takes " + ("the workdir of a run" if starts else "")
+        with pytest.raises(config.ConfigError, match=re.escape(said)) as error:
+            config.load_file(f"{path}:{slip}")
+        assert all(repr(name) in str(error.value) for name in names)
