@@ -12,9 +12,12 @@ Hardware: two CPU cores. Time: about four and a half minutes. Expected: docs/rec
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/beit.py:tiny` is a minute's rehearsal, after configs/vqkd.py:tiny."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "16 epochs"

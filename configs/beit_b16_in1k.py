@@ -18,6 +18,8 @@ import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 IMAGES = 1_281_167
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 SOURCE = "tfds:imagenet2012:train"
@@ -57,8 +59,9 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `arg` is `v2`, or the number of images, where it is not ImageNet's."""
-    second = arg == "v2"
-    size = scaled(int(float(arg)) if arg and not second else IMAGES)
+    given = config_lib.argument(arg, "v2", images=IMAGES)
+    second = given == "v2"
+    size = scaled(IMAGES if second else given)
     epochs = 1600 if second else size["epochs"]
     config = ml_collections.ConfigDict()
     config.seed = 0

@@ -4,35 +4,22 @@
 
 Hardware: two CPU cores, 3 GB of memory. Time: under five minutes, of which about four train.
 Expected: zero-shot over all 1,906 names, on drawings of a fifth hand: 22.3 ± 1.4% top-1, 45.9 ± 0.9% top-5 over three
-seeds. docs/recipes/clip.md has the rest, with the table of what was tried. `scaled` says what changes with the data.
+seeds. docs/recipes/clip.md has the rest, with the table of what was tried. configs/clip_b32_laion400m.py has the
+published settings, and what of them to change for fewer pairs.
 """
 
-import math
-
 import ml_collections
+
+from vitfm import config as config_lib
 
 ALL_NAMES = "tfds:emoji:train+test_concept"
 TEMPLATES = ("{}", "an emoji of {}")
 CAPTIONS = ("{}", "{} emoji", "an emoji of {}", "a drawing of {}", "a picture of {}", "an icon of {}")
 
 
-def scaled(images: int) -> dict:
-    """What depends on the number of pairs: rules of thumb for a million, a hundred thousand and ten thousand.
-
-    Reasoned, not measured. Negatives are a batch's own: with fewer images more of them would show the same thing.
-    """
-    decade = min(max(round(math.log10(images)), 4), 6)
-    batch_size = {6: 4096, 5: 1024, 4: 256}[decade]
-    return {
-        "batch_size": batch_size,
-        "epochs": {6: 30, 5: 75, 4: 200}[decade],  # 9,400 steps, 7,300, 7,800.
-        # By the square root of the batch, as Adam's steps vary with it.
-        "learning_rate": 5e-4 * math.sqrt(batch_size / 4096),
-    }
-
-
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/clip.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "18 epochs"

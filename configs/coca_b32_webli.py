@@ -14,10 +14,12 @@ weights were optimised is not known here: AdamW's settings, the crop and the war
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe."""
-    del arg
+    config_lib.argument(arg)
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "13e9 examples"

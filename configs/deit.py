@@ -26,7 +26,7 @@ RESNET = {"name": "resnet", "stem_dim": 32, "depths": (1, 1, 1), "hidden_dims": 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `:teacher` is the teacher's, `:tiny` and `:teacher_tiny` are a minute's rehearsal of every part."""
-    arg = arg or ""
+    arg = config_lib.argument(arg, "teacher", "tiny", "teacher_tiny") or ""
     tiny = arg.endswith("tiny")
     config = config_lib.load_file(str(pathlib.Path(__file__).with_name("supervised.py")) + (":tiny" if tiny else ""))
     if arg.startswith("teacher"):

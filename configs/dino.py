@@ -13,6 +13,8 @@ untrained encoder 21%; docs/recipes/dino.md has more.
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 COLOURS = {
     "background": "random",
     "brightness": 0.4,
@@ -25,6 +27,7 @@ COLOURS = {
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/dino.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "6.5 epochs"

@@ -17,6 +17,8 @@ import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 IMAGES = 1_281_167
 VIEW = {
     "flip": 0.5,
@@ -49,8 +51,9 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `paper` for the settings of the paper's section 3.2, or the number of images."""
-    paper = arg == "paper"
-    size = scaled(int(float(arg)) if arg and not paper else IMAGES)
+    given = config_lib.argument(arg, "paper", images=IMAGES)
+    paper = given == "paper"
+    size = scaled(IMAGES if paper else given)
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "300 epochs" if paper else f"{size['epochs']} epochs"

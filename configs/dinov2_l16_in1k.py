@@ -1,7 +1,9 @@
 """DINOv2: a ViT-L/16 pretrained on ImageNet-1k as in the authors' code (Oquab et al. 2023, arXiv:2304.07193).
 
-    python -m vitfm.main --config=configs/dinov2_l16_in1k.py         vitl16_short.yaml there
-    python -m vitfm.main --config=configs/dinov2_l16_in1k.py:l14     vitl14.yaml, with `config.data.source` ImageNet-22k
+    python -m vitfm.main --config=configs/dinov2_l16_in1k.py            vitl16_short.yaml there
+    python -m vitfm.main --config=configs/dinov2_l16_in1k.py:l14        vitl14.yaml, `config.data.source` ImageNet-22k
+    python -m vitfm.main --config=configs/dinov2_l16_in1k.py:highres    goes on from runs/dinov2_l16_in1k, see below
+    python -m vitfm.main --config=configs/dinov2_l16_in1k.py:1e5 --config.data.source=...    for 100,000 images
 
 Data: `tfds:imagenet2012`, prepared in ArrayRecord.
 Hardware: 32 A100 of 80 GB, where the authors' run took about a day.
@@ -12,13 +14,25 @@ centre crop an image.
 The short run has one head and centres; two heads and Sinkhorn-Knopp, which the paper finds better at scale, has `l14`.
 Four registers (arXiv:2309.16588) are `--config.objective.model.registers=4`. Theirs drops the paths of all blocks at
 one rate, 0.3, ours at rates that grow to it; KoLeo's neighbours are those of the global batch, theirs of a GPU's.
+
+`highres` is the last phase on larger images (section 4, "Adapting the resolution", and appendix B.2, as they are quoted
+in github.com/facebookresearch/dinov2/issues/211; there is no code for it): another 10,000 steps from the weights so
+far, with all schedules compressed into them and all else as before, but a lower base rate. How much lower is not said:
+a tenth is ours. So are 512 pixels, 32 x 32 patches of 16, for their 518, 37 x 37 of 14, and that student and teacher
+both begin as the old run's teacher, encoder and head, the better of the two. Centres start anew. Global views have five
+times as many patches: where they do not fit, more chips or `--config.objective.model.remat=True`. What it is worth for
+this model is not published.
 """
 
 import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
+IMAGES = 1_281_167
 EPOCH = 1250  # Steps: what the authors' code calls an epoch, whatever the data.
+HIGHRES = 100  # The same, where a hundred of them are 10,000 steps.
 VIEW = {
     "flip": 0.5,
     "brightness": 0.4,
@@ -30,16 +44,42 @@ VIEW = {
 }
 
 
+def scaled(images: int) -> dict:
+    """What depends on the number of images: as published from a million, rules of thumb for a hundred and ten thousand.
+
+    Reasoned, not measured, but for the prototypes of ten thousand images, which configs/dinov2.py has.
+    """
+    decade = min(max(round(math.log10(images)), 4), 6)
+    batch_size = {6: 2048, 5: 512, 4: 128}[decade]
+    return {
+        "batch_size": batch_size,
+        # Sinkhorn-Knopp shares all prototypes out among a batch: many more than its 2 B class tokens or its masked
+        # patches, and most of them are no one's.
+        "prototypes": {6: 65536, 5: 8192, 4: 512}[decade],
+        # The teacher looks back on a similar share of any run: 1 / (1 - 0.992) of 125,000 steps, of shorter ones fewer.
+        "momentum": {6: 0.992, 5: 0.99, 4: 0.98}[decade],
+        "learning_rate": 4e-3 * math.sqrt(batch_size / 1024),
+        # 125,000 steps, 98,000, 78,000: fewer images give out earlier.
+        "epochs": {6: 200, 5: 500, 4: 1000}[decade],
+    }
+
+
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The recipe; `l14` for the long one."""
-    long = arg == "l14"
+    """The recipe; `l14` for the long one, `highres` for its last phase, or the number of images."""
+    given = config_lib.argument(arg, "l14", "highres", images=IMAGES)
+    long, highres = given == "l14", given == "highres"
+    images = IMAGES if long or highres else given
+    size = scaled(images)
     epochs, warmup = (500, 80) if long else (100, 10)
+    epoch = HIGHRES if highres else EPOCH
+    if images != IMAGES:
+        epoch = round(images * size["epochs"] / size["batch_size"] / epochs)
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total = f"{epochs * EPOCH} steps"
-    config.batch_size = 3072 if long else 2048
+    config.total = f"{epochs * epoch} steps"
+    config.batch_size = 3072 if long else size["batch_size"]
     config.log_every = "100 steps"
-    config.checkpoint = {"every": "2500 steps", "keep": 2, "keep_every": "12500 steps"}
+    config.checkpoint = {"every": f"{2 * epoch} steps", "keep": 2, "keep_every": f"{10 * epoch} steps"}
 
     config.objective = {
         "name": "dinov2",
@@ -52,9 +92,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "drop_path_rate": 0.4 if long else 0.3,
             "pool": "cls",
         },
-        "teacher_temperature": {"name": "linear", "start": 0.04, "end": 0.07, "length": f"{30 * EPOCH} steps"},
-        "momentum": {"name": "cosine", "start": 0.994 if long else 0.992, "end": 1.0},
-        "prototypes": 131072 if long else 65536,
+        "teacher_temperature": {"name": "linear", "start": 0.04, "end": 0.07, "length": f"{30 * epoch} steps"},
+        "momentum": {"name": "cosine", "start": 0.994 if long else size["momentum"], "end": 1.0},
+        "prototypes": 131072 if long else size["prototypes"],
         "bottleneck_dim": 384 if long else 256,
         "shared_head": not long,
         "centering": "sinkhorn" if long else "centre",
@@ -65,7 +105,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.objective.model.update({"mlp_dim": 2736, "gated_mlp": True, "activation": "silu"})
     config.data = {
         "source": "tfds:imagenet2012:train",
-        "image_size": 224,
+        "image_size": 512 if highres else 224,
         "crop": {"flip": False},
         "augment": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
         "views": {
@@ -86,11 +126,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         },
         "threads": 32,
     }
-    peak = (2e-4 if long else 4e-3) * math.sqrt(config.batch_size / 1024)
+    peak = 2e-4 * math.sqrt(config.batch_size / 1024) if long else size["learning_rate"] * (0.1 if highres else 1.0)
     config.optim = {
         "name": "adamw",
         "learning_rate": peak,
-        "schedule": {"name": "cosine", "warmup": f"{warmup * EPOCH} steps", "end": 1e-6 / peak},
+        "schedule": {"name": "cosine", "warmup": f"{warmup * epoch} steps", "end": 1e-6 / peak},
         "weight_decay": {"name": "cosine", "start": 0.04, "end": 0.2 if long else 0.4},
         # As in the authors' code: all that has axes decays, tokens and prototypes too; layer scales do not.
         "decay_rules": ((r"(kernel|position|token|registers)$", True), (".*", False)),
@@ -98,18 +138,21 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "multipliers": (("^encoder/stem/", 0.2),),
         "clip_norm": None,
         "clip_module_norm": 3.0,
-        "freeze": (("head/prototypes", f"{EPOCH} steps"),),
+        "freeze": (("head/prototypes", f"{epoch} steps"),),
     }
     config.evals = {
-        "knn": {**_probe("knn"), "every": "12500 steps"},
+        "knn": {**_probe("knn"), "every": f"{10 * epoch} steps"},
         "linear_probe": _probe("linear_probe"),
         "attention": {
             "name": "attention",
             "source": "tfds:imagenet2012:validation",
             "prefix": "validation",
-            "every": "12500 steps",
+            "every": f"{10 * epoch} steps",
         },
     }
+    if highres:
+        old = "extra/teacher"
+        config.init = {"run": "runs/dinov2_l16_in1k", "take": {part: f"{old}/{part}" for part in ("encoder", "head")}}
     return config
 
 

@@ -4,9 +4,9 @@
     python -m vitfm.main --config=configs/distill.py
 
 The teacher is CLIP's image tower of runs/clip, or `--config.teacher.run=DIR`: any run with an image encoder, or a
-folder of another library's model, of any size: images are resized for it on the device. For a million images and more
-only the model, the batch size and the length have to grow: there is neither a moving average nor a queue, and no
-negatives.
+folder of another library's model, of any size: images are resized for it on the device. configs/distill_b14_in1k.py has
+published settings, and what of them to change for fewer images: the batch size and the length, as there is neither a
+queue nor a negative.
 
     --config.objective.pooled=0 --config.objective.logits=1 --config.objective.temperature=2     a classifier's logits
     --config.objective.distance=l2                                                        instead of cosines
@@ -15,21 +15,14 @@ Hardware: two CPU cores. Time: about three minutes, beside those of the teacher.
 Expected: docs/recipes/README.md has what every such recipe reaches.
 """
 
-import math
-
 import ml_collections
 
-
-def scaled(images: int) -> dict:
-    """What depends on the number of images; reasoned, not measured."""
-    decade = min(max(round(math.log10(images)), 4), 6)
-    batch_size = {6: 1024, 5: 512, 4: 256}[decade]
-    # A teacher does not tire: the longer, the nearer. 375,000 steps, 117,000, 39,000.
-    return {"batch_size": batch_size, "epochs": {6: 300, 5: 600, 4: 1000}[decade], "learning_rate": 1e-6 * batch_size}
+from vitfm import config as config_lib
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/distill.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "20 epochs"

@@ -10,11 +10,14 @@ them to change for fewer images.
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 SIZES = {"base_dim": 16, "blocks": 1}
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/dvae.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "8 epochs"

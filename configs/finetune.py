@@ -56,6 +56,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     Args:
       arg: the workdir of the run to start from.
     """
+    arg = config_lib.argument(arg, run=True)
     run, source = arg or "runs/mae", _source(arg)
     objective = source["objective"]
     options, parameters = ENCODERS[objective["name"]]
@@ -108,10 +109,7 @@ def _source(run: str | None) -> dict:
     """The recipe of the run, or of configs/mae.py where none is given."""
     if run is None:
         return config_lib.load_file(str(pathlib.Path(__file__).with_name("mae.py"))).to_dict()
-    try:
-        source = json.loads((pathlib.Path(run).expanduser() / "config.json").read_text())
-    except FileNotFoundError:
-        raise config_lib.ConfigError(f"There is no run in {run!r}: it holds no config.json.") from None
+    source = json.loads((pathlib.Path(run).expanduser() / "config.json").read_text())
     if source["objective"]["name"] not in ENCODERS:
         raise config_lib.ConfigError(
             f"{run} learned {source['objective']['name']!r}, and this recipe knows the encoders of "

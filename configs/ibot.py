@@ -17,6 +17,7 @@ from vitfm import config as config_lib
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/ibot.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     dinov2 = pathlib.Path(__file__).with_name("dinov2.py")
     config = config_lib.load_file(f"{dinov2}:{arg}" if arg else str(dinov2))
     config.objective.update({"shared_head": True, "koleo_weight": 0.0, "gram_weight": 0.0})

@@ -25,6 +25,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     Args:
       arg: the workdir of the run to start from; as in configs/finetune.py where none is given.
     """
+    arg = config_lib.argument(arg, run=True)
     room = pathlib.Path(__file__).parent
     tuned = config_lib.load_file(f"{room / 'finetune.py'}:{arg}" if arg else str(room / "finetune.py"))
     config = config_lib.load_file(str(room / "siglip.py"))

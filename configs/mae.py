@@ -13,9 +13,12 @@ untrained encoder 23%; docs/recipes/mae.md has more.
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/mae.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "14 epochs"

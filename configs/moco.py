@@ -11,6 +11,8 @@ import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 COLOURS = {
     "background": "random",
     "brightness": 0.4,
@@ -46,6 +48,7 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `v3` for MoCo v3; `--config=configs/moco.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny", "v3")
     size = scaled(IMAGES)
     config = ml_collections.ConfigDict()
     config.seed = 0

@@ -19,6 +19,8 @@ import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 IMAGES = 1_281_167
 VIEW = {
     "flip": 0.5,
@@ -53,7 +55,7 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `arg` is the number of images, where it is not ImageNet's."""
-    size = scaled(int(float(arg)) if arg else IMAGES)
+    size = scaled(config_lib.argument(arg, images=IMAGES))
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = f"{size['epochs']} epochs"

@@ -9,6 +9,8 @@ settings, and what of them to change for fewer images.
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 COLOURS = {
     "background": "random",
     "brightness": 0.4,
@@ -21,6 +23,7 @@ COLOURS = {
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/rotation.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "7 epochs"

@@ -28,6 +28,7 @@ def scaled(images: int) -> dict:
         "epochs": {6: 60, 5: 150, 4: 400}[decade],  # A decoder learns few captions by heart: no longer than this.
         # By the square root of the batch, as Adam's steps vary with it.
         "learning_rate": 1e-3 * math.sqrt(batch_size / 4096),
+        "initial_bias": -math.log(batch_size),  # As in configs/siglip.py.
         "momentum": {6: 0.996, 5: 0.99, 4: 0.98}[decade],
         "prototypes": {6: 65536, 5: 8192, 4: 1024}[decade],
     }
@@ -35,6 +36,7 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/siglip2.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     siglip = pathlib.Path(__file__).with_name("siglip.py")
     config = config_lib.load_file(f"{siglip}:{arg}" if arg else str(siglip))
     tiny = arg == "tiny"

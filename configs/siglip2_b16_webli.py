@@ -16,10 +16,12 @@ temperatures and heads, which are DINO's; AdamW.
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe."""
-    del arg
+    config_lib.argument(arg)
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "40e9 examples"

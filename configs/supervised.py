@@ -8,9 +8,12 @@ Expected: on drawings of a fifth hand, 98 subgroups, 43.5% top-1 and 71% top-5; 
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/supervised.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "20 epochs"

@@ -4,6 +4,7 @@
 
 Margin, embedding and mining are the published ones (Schroff et al. 2015, arXiv:1503.03832): 0.2, 128 numbers, semi-hard
 negatives; batches have 4 drawings of each of 64 subgroups, the paper's have 40 faces of a person, and 1,800 in all.
+configs/triplet_r50_vggface2.py has those settings, and what of them to change for fewer images.
 
     --config.data.label.feature=codepoint      an emoji by several hands as one identity, as people are in the paper
     --config.objective.mining=hard
@@ -12,22 +13,14 @@ Hardware: two CPU cores. Time: about three minutes.
 Expected: docs/recipes/README.md has what every such recipe reaches.
 """
 
-import math
-
 import ml_collections
 
-
-def scaled(images: int) -> dict:
-    """What depends on the number of images; reasoned from the paper's 1,800 a batch, not measured."""
-    decade = min(max(round(math.log10(images)), 4), 6)
-    # Semi-hard negatives come from the batch: the more images, the more of them have to be in it.
-    batch_size = {6: 1800, 5: 720, 4: 256}[decade]
-    # Labels are learned by heart as in supervised training: 71,000 steps, 14,000, 4,000.
-    return {"batch_size": batch_size, "epochs": 100, "learning_rate": 1e-6 * batch_size}
+from vitfm import config as config_lib
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/triplet.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = "20 epochs"

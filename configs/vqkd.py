@@ -16,6 +16,8 @@ import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 IMAGES = 5_980  # In `emoji`'s training split.
 
 
@@ -37,6 +39,7 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/vqkd.py:tiny` is a minute's rehearsal of every part of it."""
+    arg = config_lib.argument(arg, "tiny")
     size = scaled(IMAGES)
     config = ml_collections.ConfigDict()
     config.seed = 0

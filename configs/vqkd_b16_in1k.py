@@ -18,6 +18,8 @@ import math
 
 import ml_collections
 
+from vitfm import config as config_lib
+
 IMAGES = 1_281_167
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 INCEPTION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -41,7 +43,7 @@ def scaled(images: int) -> dict:
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `arg` is the number of images, where it is not ImageNet's."""
-    size = scaled(int(float(arg)) if arg else IMAGES)
+    size = scaled(config_lib.argument(arg, images=IMAGES))
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = f"{size['epochs']} epochs"

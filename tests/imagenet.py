@@ -1,4 +1,4 @@
-"""A source that stands in for `tfds:imagenet2012` and `tfds:webli`: lengths, features, classes; one picture for all."""
+"""A source that stands in for the data of the full-size recipes: lengths, features, classes; one picture for all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from vitfm import config
 
 LENGTHS = {"imagenet2012:train": 1_281_167, "imagenet2012:validation": 50_000}
 LENGTHS |= {"webli:train": 10_000_000, "webli:validation": 10_000}
+LENGTHS |= {"laion400m:train": 407_332_084, "laion400m:validation": 10_000}
+LENGTHS |= {"vgg_face2:train": 3_141_890, "vgg_face2:test": 169_396}
 CLASSES = 1000
+_NAMES = "|".join(dict.fromkeys(name.split(":")[0] for name in LENGTHS))
 
 
 class Source:
@@ -28,7 +31,7 @@ class Source:
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        label = {} if self.name.startswith("webli") else {"label": np.int64(index % CLASSES)}
+        label = {} if self.name.startswith(("webli", "laion400m")) else {"label": np.int64(index % CLASSES)}
         return {"image": self._image, **label, "caption": f"picture {index}", "file_name": f"{index}.JPEG"}
 
     def classes(self, feature: str) -> tuple[str, ...] | None:
@@ -36,17 +39,17 @@ class Source:
 
 
 def make(rest: str) -> Source:
-    """Opens `imagenet2012:SPLIT` or `webli:SPLIT`, or a part of it as `SPLIT[:99%]`."""
+    """Opens `NAME:SPLIT` of `LENGTHS`, or a part of it as `SPLIT[:99%]`."""
     split, start, end = re.fullmatch(r"(\w+:\w+)(?:\[(?:(\d+)%)?:(?:(\d+)%)?\])?", rest).groups()
     percent = int(end or 100) - int(start or 0)
     return Source(rest, round(LENGTHS[split] * percent / 100))
 
 
 def in_place(value: Any) -> Any:
-    """A recipe, or a part of it, that reads this source where it read `tfds:imagenet2012` or `tfds:webli`."""
+    """A recipe, or a part of it, that reads this source where it read one that it stands in for."""
     if isinstance(value, dict):
         return {key: in_place(item) for key, item in value.items()}
-    return re.sub(r"tfds:(imagenet2012|webli):", rf"{__name__}:\1:", value) if isinstance(value, str) else value
+    return re.sub(rf"tfds:({_NAMES}):", rf"{__name__}:\1:", value) if isinstance(value, str) else value
 
 
 def load(path: str) -> dict[str, Any]:

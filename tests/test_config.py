@@ -234,6 +234,26 @@ def test_load_file(tmp_path: pathlib.Path):
         config.load_file(str(tmp_path / "mine.yaml"))
 
 
+def test_argument(tmp_path: pathlib.Path):
+    (tmp_path / "config.json").write_text("{}")
+    run = str(tmp_path)
+    assert config.argument(None) is None and config.argument(None, "tiny", images=5) == 5
+    assert config.argument("tiny", "tiny", images=5) == "tiny" and config.argument(run, run=True) == run
+    assert config.argument("1e5", images=5) == config.argument("100000", "tiny", images=5) == 100_000
+    with pytest.raises(ConfigError, match=r"'tinny', where .* takes 'tiny' or 'gram'\. Did you mean 'tiny'\?"):
+        config.argument("tinny", "tiny", "gram")
+    with pytest.raises(ConfigError, match=r"'v3', where .* takes 'v2' or a number of images such as 100000 or 1e5\."):
+        config.argument("v3", "v2", images=5)
+    for arg in ("1.5", "0", "inf", "1e999", run):
+        with pytest.raises(ConfigError, match="takes a number of images"):
+            config.argument(arg, images=5)
+    for arg in ("1e5", run):
+        with pytest.raises(ConfigError, match=r"takes nothing\."):
+            config.argument(arg)
+    with pytest.raises(ConfigError, match=r"the workdir of a run\. There is no run in 'runs/none': .* config\.json"):
+        config.argument("runs/none", run=True)
+
+
 def test_user_errors_are_told_apart():
     assert issubclass(ConfigError, config.UserError)
     assert issubclass(ConfigError, ValueError)

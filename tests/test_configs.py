@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import re
 import runpy
 
 import jax
@@ -18,7 +19,8 @@ from vitfm.evals import base as evaluation
 from vitfm.run import eval_context
 
 ROOM = pathlib.Path(__file__).parents[1] / "configs"
-CONFIGS = {path.stem: path for data in ("in1k", "webli") for path in sorted(ROOM.glob(f"*_{data}.py"))}
+DATA = ("in1k", "webli", "laion400m", "vggface2")
+CONFIGS = {path.stem: path for data in DATA for path in sorted(ROOM.glob(f"*_{data}.py"))}
 
 # What gradients move, as published.
 PARAMETERS = {
@@ -40,6 +42,11 @@ PARAMETERS = {
         + (2 * 4_128 + 64 + 1) * 768
         + 2 * (769 * 2048 + 2049 * 2048 + 2049 * 256 + 65_536 * 256)
     ),
+    # open_clip's ViT-B-32 without the class token's own position, with the vocabulary of the tokenizer that stands in.
+    "clip_b32_laion400m": 151_277_313 - 768 - (49_408 - 4_128) * 512,
+    # timm's vit_base_patch16_224 without its head; twelve blocks of its width, a last norm, embeddings, positions, a
+    # map of that width; the scale.
+    "lit_b16_webli": 85_798_656 + 12 * 7_087_872 + 2 * 768 + (4_128 + 16) * 768 + 769 * 768 + 1,
     # open_clip's coca_ViT-B-32 without the class token's own position, with that tokenizer's vocabulary.
     "coca_b32_webli": 253_560_065 - 768 - 2 * (49_408 - 4_128) * 512,
     # timm's vit_small_patch16_224 without its head and the class token's own position; lightly's DINOProjectionHead.
@@ -68,6 +75,11 @@ PARAMETERS = {
     "dvae_in1k": 53_786_240 + 43_829_766,
     # torchvision's resnet50 with 4 classes.
     "rotation_r50_in1k": 25_557_032 - 2_049_000 + 4 * 2_049,
+    # timm's vit_base_patch14_dinov2 at 224 pixels without the class token's own position and a mask token; two maps to
+    # the teacher's width.
+    "distill_b14_in1k": 86_580_480 - (37**2 - 16**2 + 2) * 768 + 2 * 769 * 1024,
+    # torchvision's resnet50 without its classifier, and a map to 128 numbers.
+    "triplet_r50_vggface2": 25_557_032 - 2_049_000 + 2_049 * 128,
     # timm's deit_small_distilled_patch16_224 without the two tokens' own positions.
     "deit_s16_in1k": 22_436_432 - 2 * 384,
 }
@@ -93,7 +105,8 @@ SCALED = [path for path in sorted(ROOM.glob("*.py")) if "def scaled(" in path.re
 
 @pytest.mark.parametrize("path", SCALED, ids=lambda path: path.stem)
 def test_fewer_images_get_smaller_batches_more_epochs_and_no_more_steps(path: pathlib.Path):
-    scaled = runpy.run_path(str(path))["scaled"]
+    module = runpy.run_path(str(path))
+    scaled = module["scaled"]
     sizes = {images: scaled(images) for images in (10_000, 100_000, 1_281_167)}
     steps = [images * size["epochs"] / size["batch_size"] for images, size in sizes.items()]
     for fewer, more in itertools.pairwise(sizes.values()):
@@ -104,4 +117,27 @@ def test_fewer_images_get_smaller_batches_more_epochs_and_no_more_steps(path: pa
     assert all(size.get("queue", 0) <= images / 15 for images, size in sizes.items())
     if path.stem in CONFIGS:  # Their argument is the number of images.
         small, whole = (config.load_file(f"{path}{arg}") for arg in (":1e4", ""))
-        assert small.batch_size == sizes[10_000]["batch_size"] and whole.batch_size == sizes[1_281_167]["batch_size"]
+        assert small.batch_size == sizes[10_000]["batch_size"]
+        assert whole.batch_size == scaled(module["IMAGES"])["batch_size"]
+        for found, size in ((small, sizes[10_000]), (whole, scaled(module["IMAGES"]))):
+            assert found.optim.learning_rate == size["learning_rate"]
+
+
+def documented(path: pathlib.Path) -> set[str]:
+    """What a recipe says it may be given after the colon, in its header or what it says of `get_config`."""
+    return set(re.findall(rf"(?:/{path.stem}\.py|`):(\w+)\b(?!/)", path.read_text()))
+
+
+@pytest.mark.parametrize("path", sorted(ROOM.glob("*.py")), ids=lambda path: path.stem)
+def test_a_recipe_takes_what_it_says_and_nothing_else(path: pathlib.Path):
+    starts = "argument(arg, run=True)" in path.read_text()  # A run's workdir: tests/test_finetune.py gives one.
+    plain = config.load_file(str(path)).to_dict()
+    for argument in documented(path):
+        assert config.load_file(f"{path}:{argument}").to_dict() != plain, argument
+    names = set(re.findall(r'"(\w+)"', *re.findall(r"config_lib\.argument\((.*)\)", path.read_text())))
+    assert names == {argument for argument in documented(path) if not argument[0].isdigit()}
+    for slip in ("tinny", "1e", "-5", "0", "nan", "runs/none"):
+        said = f"'{slip}', where this recipe takes " + ("the workdir of a run" if starts else "")
+        with pytest.raises(config.ConfigError, match=re.escape(said)) as error:
+            config.load_file(f"{path}:{slip}")
+        assert all(repr(name) in str(error.value) for name in names)

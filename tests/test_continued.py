@@ -14,6 +14,7 @@ from tests import tiny
 from tests.interop import folders
 from tests.parity.family import randomise
 from tests.parity.reference import transformers
+from vitfm import config as config_lib
 from vitfm import train_lib
 from vitfm.checkpoint.manager import Checkpoints
 from vitfm.interop import imported
@@ -136,3 +137,33 @@ def test_batch_statistics_come_along(tmp_path: pathlib.Path):
     lineage = Checkpoints(tmp_path / "second/checkpoints").meta(2)["lineage"]
     assert "extra/batch_stats/stem_norm/mean" in lineage["taken"]
     assert all(name.startswith("head/") for name in lineage["fresh"])
+
+
+def test_dinov2_goes_on_at_a_higher_resolution(tmp_path: pathlib.Path):
+    """As configs/dinov2_l16_in1k.py:highres says, of a run with two heads: nothing is learned, so all is as it was."""
+    take = dict(config_lib.load_file("configs/dinov2_l16_in1k.py:highres").init.take)
+    config = recipe("supervised", folders.write(tmp_path / "vit")) | {"ema_decay": None}
+    config["data"] |= {"label": None, "views": {"global": {"count": 2, **VIEW}}}
+    config["objective"] |= {"name": "dinov2", **HEADS, "momentum": 0.5}
+    first = {key: value for key, value in config.items() if key != "init"} | {"total": 2}
+    first["optim"] = {"name": "adamw", "learning_rate": 0.01}
+    train_lib.train(first, str(tmp_path / "first"))
+    config["data"]["image_size"] = 48
+    config["init"] = {"run": str(tmp_path / "first"), "take": take | {"patch_head": "extra/teacher/patch_head"}}
+    config["optim"] = {"name": "adamw", "learning_rate": 0.0}
+    train_lib.train(config | {"total": 1}, str(tmp_path / "second"))
+
+    old, new = tiny.state(tmp_path / "first", 2), tiny.state(tmp_path / "second", 1)
+    teacher = {name: leaf for name, leaf in old.items() if name.startswith("extra.teacher.")}
+    assert {name.split(".")[2] for name in teacher} == {"encoder", "head", "patch_head"}
+    position = "encoder.position"
+    for name, leaf in teacher.items():
+        part = name.removeprefix("extra.teacher.")
+        if part != position:
+            np.testing.assert_array_equal(new[f"params.{part}"], leaf, err_msg=part)
+            np.testing.assert_array_equal(new[name], leaf, err_msg=part)
+    moved = [name for name in teacher if np.any(old[name] != old[name.replace("extra.teacher", "params")])]
+    assert {name.split(".")[2] for name in moved} == {"encoder", "head", "patch_head"}  # It was not the student's.
+    assert new[f"params.{position}"].shape[:2] == (6, 6) and old[f"params.{position}"].shape[:2] == (4, 4)
+    lineage = Checkpoints(tmp_path / "second/checkpoints").meta(1)["lineage"]
+    assert list(lineage["resized"]) == ["encoder/position"] and not lineage["fresh"]

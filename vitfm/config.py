@@ -223,3 +223,44 @@ def load_file(path: str) -> Any:
     if not hasattr(loaded, "get_config"):
         raise ConfigError(f"{name} defines no get_config(arg=None) -> ConfigDict.")
     return loaded.get_config(argument) if argument else loaded.get_config()
+
+
+def argument(arg: str | None, *names: str, images: int | None = None, run: bool = False) -> str | int | None:
+    """What stands after the colon of `--config=FILE:ARG`, checked: a slip of the pen is no other recipe.
+
+    Args:
+      arg: what `get_config` is given.
+      *names: variants that the recipe has.
+      images: how many the recipe is written for, where it takes another number of them.
+      run: it takes the workdir of a run.
+
+    Returns:
+      One of `names`, a number of images, or a workdir; `images` where nothing is given.
+
+    Raises:
+      ConfigError: the recipe takes no such thing; what it takes is named.
+    """
+    if arg is None:
+        return images
+    if arg in names:
+        return arg
+    number = _whole(arg) if images else None
+    if number or (run and (pathlib.Path(arg).expanduser() / "config.json").is_file()):
+        return number or arg
+    numbers = ["a number of images such as 100000 or 1e5"] if images else []
+    takes = [*map(repr, names), *numbers, *(["the workdir of a run"] if run else [])]
+    close = difflib.get_close_matches(arg, names, n=1, cutoff=0.5)
+    raise ConfigError(
+        f"After the colon stands {arg!r}, where this recipe takes {' or '.join(takes) or 'nothing'}."
+        + (f" Did you mean {close[0]!r}?" if close else "")
+        + (f" There is no run in {arg!r}: it holds no config.json." if run else "")
+    )
+
+
+def _whole(text: str) -> int | None:
+    """A number from 1 up, as digits or with an exponent; None where it is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if math.isfinite(number) and number >= 1 and number.is_integer() else None

@@ -80,6 +80,12 @@ def test_cools_down_to_zero_at_the_end(name: str, run: tuple[int, int, int]):
     np.testing.assert_allclose(values[total - cooldown :], plain[total - cooldown :] * down, rtol=1e-5, atol=1e-7)
 
 
+def test_a_cosine_may_end_before_the_run():
+    values = factors(50, name="cosine", warmup=10, end=0.25, length=30)
+    np.testing.assert_array_equal(values[:31], factors(30, name="cosine", warmup=10, end=0.25))
+    assert (values[30:] == 0.25).all()
+
+
 def test_shapes_between_the_ends():
     assert (factors(50, name="constant", warmup=10)[10:] == 1).all()
     assert (factors(50, name="trapezoid", warmup=10, cooldown=5)[10:46] == 1).all()
@@ -106,6 +112,8 @@ def test_lengths_are_durations(length: config.Duration, steps: int):
         ({"name": "cosine", "warmup": "soon"}, r"optim\.schedule\.warmup = 'soon' is not a duration"),
         ({"name": "cosine", "warmup": 301}, "phases|301 steps in a run of 300"),
         ({"name": "trapezoid", "warmup": "60%", "cooldown": "60%"}, "360 steps in a run of 300"),
+        ({"name": "cosine", "length": 301}, r"optim\.schedule\.length = 301 is 301 steps, .* in a run of 300"),
+        ({"name": "cosine", "warmup": 9, "length": "1%"}, r"length = '1%' is 3 steps, of which 9 warm up"),
     ],
 )
 def test_refuses_in_words(spec: Mapping[str, Any], words: str):

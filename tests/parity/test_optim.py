@@ -125,3 +125,31 @@ def test_the_gradients_meet_every_case():
     assert min(norms) < 20 < max(norms)
     single = [np.linalg.norm(g) for step in range(STEPS) for g in gradients(step).values()]
     assert np.mean(np.array(single) > 3) == pytest.approx(0.5, abs=0.3)
+
+
+def test_adagrad_equals_torchs():
+    start = gradients(100)
+    made, _ = optim.make(
+        {
+            "name": "adagrad",
+            "learning_rate": 0.1,
+            "schedule": {"name": "constant"},
+            "initial": 0.3,
+            "epsilon": 0.0,
+            "clip_norm": None,
+        },
+        start,
+        total=STEPS,
+        to_steps=lambda duration, where: int(duration),
+    )
+    params, state = start, made.init(start)
+    theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items()}
+    optimizer = torch.optim.Adagrad(theirs.values(), lr=0.1, initial_accumulator_value=0.3, eps=0.0)
+    for step in range(STEPS):
+        updates, state = made.update(gradients(step), state, params)
+        params = optax.apply_updates(params, updates)
+        for name, gradient in gradients(step).items():
+            theirs[name].grad = torch.tensor(gradient)
+        optimizer.step()
+    for name, value in params.items():
+        assert relative_error(np.asarray(value), theirs[name].detach().numpy()) < 1e-5, name

@@ -15,15 +15,16 @@ import optax
 from vitfm import config
 
 
-def cosine(*, total: int, warmup: int = 0, end: float = 0.0) -> optax.Schedule:
+def cosine(*, total: int, warmup: int = 0, end: float = 0.0, length: int = 0) -> optax.Schedule:
     """Linear warm-up, then half a cosine down to `end` at the last step (Loshchilov and Hutter 2017).
 
     Args:
       total: steps of the run.
       warmup: steps of warm-up.
       end: factor at the end.
+      length: the step from which on it is `end`; 0 for the last one.
     """
-    return _after_warmup(warmup, total, lambda t: end + (1 - end) * 0.5 * (1 + jnp.cos(jnp.pi * t)))
+    return _after_warmup(warmup, length or total, lambda t: end + (1 - end) * 0.5 * (1 + jnp.cos(jnp.pi * t)))
 
 
 def linear(*, total: int, warmup: int = 0, end: float = 0.0) -> optax.Schedule:
@@ -97,6 +98,11 @@ def make(
     phases = options.get("warmup", 0) + options.get("cooldown", 0)
     if phases > total:
         raise config.ConfigError(f"config.{where}: warm-up and cool-down of {phases} steps in a run of {total}.")
+    if not phases <= options.get("length", total) <= total:
+        raise config.ConfigError(
+            f"config.{where}.length = {spec['length']!r} is {options['length']} steps, of which {phases} warm up, in a "
+            f"run of {total}."
+        )
     return config.call(function, options, where=where, total=total)
 
 
