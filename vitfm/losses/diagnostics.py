@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Where a metric stays while a model learns.
-
-    Attributes:
-      why: what it tells outside of it.
-      least, most: the range's ends, both inside.
-      when: the metric that is 1 in steps in which this one is measured, and 0 in the others; "" where it always is.
-    """
-
-    why: str
-    least: float = -math.inf
-    most: float = math.inf
-    when: str = ""
-
+from vitfm.ranges import Range
 
 # Rows whose rank and spread are measured: RankMe wants tens of thousands, but a collapse shows in few, and the
 # eigenvalues of a matrix as wide as an encoder's features take accelerators a good part of the step.

@@ -12,8 +12,8 @@ import jax
 
 from vitfm import config
 from vitfm.config import ConfigError
-from vitfm.losses.diagnostics import Range
 from vitfm.models import statistics
+from vitfm.ranges import Range
 
 Params = Mapping[str, Any]
 Extra = Mapping[str, Any]
