@@ -222,11 +222,11 @@ def test_the_decoder_writes_what_its_forward_pass_chooses():
 
 def test_what_is_not_measured_warns_of_nothing():
     ranges, told, late = made().healthy, [], set(diagnostics.of_teacher(24))
-    assert set(ranges) == late
+    assert set(ranges) == late | set(diagnostics.PAIRS)
     program, bar = types.SimpleNamespace(total=10), types.SimpleNamespace(note=told.append)
     session = types.SimpleNamespace(program=program, warned=set(), bar=bar)
     marks = lambda step, last_part: health.marks(session, step, metrics | {"last_part": last_part}, ranges)
-    metrics = dict.fromkeys(late, 0.0)
+    metrics = dict.fromkeys(late, 0.0) | dict.fromkeys(diagnostics.PAIRS, -2.0)
     assert marks(4, 0.0) == {}
     assert marks(5, 0.5) == {} and not told
     assert len(marks(6, 1.0)) == len(told) == len(late)

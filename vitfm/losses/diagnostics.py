@@ -16,6 +16,10 @@ ONE_VECTOR = "the features are about to be one and the same for every image"
 # Of the metrics below by the names that objectives give them; far outside what any recipe of configs/ is seen at.
 RANK = {"effective_rank": Range(ONE_VECTOR, least=2.0)}
 VIEWS = RANK | {"uniformity": Range(ONE_VECTOR, most=-0.1)}
+PAIRS = {
+    f"uniformity/{side}": Range(f"the {side}s' embeddings are about to be one and the same", most=-0.1)
+    for side in ("image", "text")
+}
 CODES = {"code_use": Range("nearly all patches have the same few codes", least=0.02)}
 
 
@@ -106,6 +110,16 @@ def of_views(features: jax.Array, one: jax.Array, other: jax.Array) -> dict[str,
         "effective_rank": effective_rank(features),
         "alignment": alignment(one, other),
         "uniformity": uniformity(one),
+    }
+
+
+def of_pairs(image: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
+    """Metrics of whoever compares images with texts, unit rows [B, K]: alignment of pairs, uniformity of each side."""
+    image, text = jax.lax.stop_gradient((image, text))
+    return {
+        "alignment": alignment(image, text),
+        "uniformity/image": uniformity(image),
+        "uniformity/text": uniformity(text),
     }
 
 
