@@ -55,7 +55,7 @@ class Context:
 
     Attributes:
       predict: name -> jitted function (params, arrays of a global batch) -> array that every process holds whole;
-        images are uint8 as loaded.
+        images are uint8 as loaded. Options are keywords, one program for each value.
       open_source: name -> a random-access sequence of examples.
       batches: (source, batch_size) -> global batches of `image` and `valid`, each example once, padded.
       tokenize: texts -> (ids [B,T], mask [B,T]); None without text.

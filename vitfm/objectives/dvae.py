@@ -191,7 +191,7 @@ class Autoencoder:
 
     def on_mapped(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         """A function of parameters and the encoder's input as one of parameters and images."""
-        return lambda params, image: function(params, self._mapped(image))
+        return lambda params, image, **options: function(params, self._mapped(image), **options)
 
     def _encoded(self, params: base.Params, image: jax.Array) -> models.Features:
         return self.encoder.apply({"params": params["encoder"]}, self._mapped(image))
