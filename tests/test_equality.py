@@ -30,6 +30,7 @@ from vitfm.parallel import sharding
 
 BATCH, STEPS = 32, 3
 LEARNING = 6  # Steps on one batch.
+LABELLED = ("supervised", "deit")  # Classes hold the features apart; all others watch for a collapse.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +194,16 @@ def test_every_objective_learns(name: str):
 
 def differ(one: Any, other: Any) -> bool:
     return any(np.any(a != b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+@pytest.mark.parametrize("name", specs.CASES)
+def test_what_an_objective_calls_healthy_is_measured(name: str):
+    s = setup(name)
+    gradients = train_step.gradients_of(s.objective, s.data.preprocess_train, 1, s.data.mix)
+    keys = jax.eval_shape(lambda: train_step.example_keys(0, 0, BATCH))
+    aux = jax.eval_shape(gradients, s.shapes.params, s.shapes.extra, s.batches[0], keys, np.int32(0))[1]
+    assert s.objective.healthy.keys() <= aux.metrics.keys()
+    assert s.objective.healthy or specs.CASES[name].objective["name"] in LABELLED
 
 
 @pytest.mark.parametrize("name", specs.CASES)

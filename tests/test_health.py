@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import pytest
 
 from tests import tiny
-from vitfm import train_lib
+from vitfm import evaluate, train_lib
+from vitfm.evals import attention
 from vitfm.losses import diagnostics
 from vitfm.metrics import report, runs
 
@@ -39,6 +40,28 @@ def test_a_run_without_warnings_has_none(tmp_path: pathlib.Path):
     config.evals = {}
     train_lib.train(config, str(tmp_path))
     assert 'class="card warning"' not in (tmp_path / "report.html").read_text()
+
+
+def test_an_evaluators_metric_warns_as_a_losses_does(
+    tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(attention, "evenness", lambda maps: 0.003)
+    config = tiny.get_config()
+    config.objective.image.pool = "cls"
+    spec = {"name": "attention", "source": "tfds:emoji:validation[:8]", "prefix": "validation", "every": 5, "count": 4}
+    config.evals = {"attention": spec}
+    train_lib.train(config, str(tmp_path))
+    warning = "Warning: validation/attention/entropy is 0.003 at step"
+    told = [line for line in "".join(capfd.readouterr()).splitlines() if warning in line]
+    assert len(told) == 1 and f"{warning} 5, outside 0.01 to 0.99: heads that look at one patch" in told[0]
+    marked = lambda: [row["step"] for row in tiny.rows(tmp_path) if "warning/validation/attention/entropy" in row]
+    assert marked() == [5, 10]
+    evaluate.evaluate(str(tmp_path), ["attention"], {}, [])
+    assert f"{warning} 10, outside" in capfd.readouterr().out
+    assert marked() == [5, 10, 10]
+    assert not any("warning" in name for name in json.loads((tmp_path / "result.json").read_text()))
+    page = report.write(tmp_path).read_text()
+    assert "validation/attention/entropy was outside its healthy range at steps 5 to 10, last 0.003." in page
 
 
 def test_ranges_tell_collapsed_features_from_others():

@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "vitfm"
-FOUNDATION = {"config", "tree"}
+FOUNDATION = {"config", "tree", "ranges"}
 PILLARS = {"losses", "models", "data", "optim", "parallel", "checkpoint", "evals", "metrics"}
 MAY_ALSO_IMPORT = {"evals": {"metrics"}}  # Evaluators draw with metrics.pictures.
 ONLY = {  # Of what lies below, what these may import.

@@ -116,6 +116,19 @@ def test_users_and_evaluators_see_the_same_embeddings(run: runs.Run) -> None:
     np.testing.assert_allclose(run.embed_text(names), found, rtol=1e-4, atol=1e-5)
 
 
+def test_users_and_evaluators_give_predict_functions_options(run: runs.Run) -> None:
+    recipe = recipes.parse(run.config)
+    data = recipes.make_data(recipe)
+    context = runs.eval_context(data, recipes.make_objective(recipe, data), meshes.make())
+    source = sources.make("tfds:emoji:validation[:3]")
+    pixels = [formats.decode(source[i]["image"], data.spec) for i in range(3)]
+    size = context.batch_size(3)
+    plain, raw = (embeddings.of_images(context, run.params, source, size, "patches", **o) for o in ({}, {"blocks": 1}))
+    np.testing.assert_allclose(run.patches(pixels), plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run.patches(pixels, blocks=1), raw, rtol=1e-4, atol=1e-5)
+    assert np.abs(raw - plain).max() > 1e-2
+
+
 @pytest.mark.parametrize(
     "batch",
     [

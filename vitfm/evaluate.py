@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from vitfm import config as config_lib
-from vitfm import overrides, program, workdirs
+from vitfm import health, overrides, program, workdirs
 from vitfm import recipe as recipes
 from vitfm import run as runs
 from vitfm.bad_data import BadData
@@ -80,16 +80,20 @@ def evaluate(
     with Writer(directory) as writer:
         for number, (name, evaluator) in enumerate(evaluators.items(), 1):
             print(f"{name} ({number} of {len(evaluators)}) at step {step:,} ...", flush=True)
-            begun, values = time.perf_counter(), {}
+            begun, values, ranges = time.perf_counter(), {}, {}
             for metric, value in _measured(evaluator, models):
                 if np.ndim(value):
                     writer.picture(step, metric, value)
                 else:
                     values[metric] = float(value)
-            for line in unusable.settle(step):
+                    if isinstance(value, evaluation.Watched) and not untrained:
+                        ranges[metric] = value.healthy
+            told = health.outside(step, values, ranges)
+            for line in (*unusable.settle(step), *told.values()):
                 print(line)
             if values:
-                writer.scalars(step, values, examples=step * recipe.batch_size, seconds=seconds)
+                marked = values | {files.WARNING + name: values[name] for name in told}
+                writer.scalars(step, marked, examples=step * recipe.batch_size, seconds=seconds)
             result = workdirs.result(directory)
             if result is not None and (untrained or step == result["step"]):
                 writer.result({**result, **values})

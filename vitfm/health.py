@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vitfm.metrics import files
+from vitfm.ranges import Range
 from vitfm.session import Session
 
 _BEGUN = 0.1  # Of the run: before, much is as it was initialised.
 
 
-def marks(session: Session, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-    """`warning/NAME` -> the value of each metric outside of what its objective calls healthy; says so the first time.
+def marks(session: Session, step: int, metrics: Mapping[str, float], ranges: Mapping[str, Range]) -> dict[str, float]:
+    """`warning/NAME` -> the value of each metric outside of its range; says so the first time."""
+    if step < _BEGUN * session.program.total:
+        return {}
+    told = outside(step, metrics, ranges)
+    for name, line in told.items():
+        if name not in session.warned:
+            session.warned.add(name)
+            session.bar.note(line)
+    return {files.WARNING + name: metrics[name] for name in told}
 
-    A value that is no number counts as outside.
-    """
-    p, found = session.program, {}
-    if step < _BEGUN * p.total:
-        return found
-    for name, healthy in p.objective.healthy.items():
+
+def outside(step: int, metrics: Mapping[str, float], ranges: Mapping[str, Range]) -> dict[str, str]:
+    """Name -> what to say, of each metric outside of its range; a value that is no number counts as outside."""
+    told = {}
+    for name, healthy in ranges.items():
         value = metrics[name]
         if healthy.when and metrics[healthy.when] < 1:  # A mean over steps: in some of them it was not measured.
             continue
         if healthy.least <= value <= healthy.most:
             continue
-        found[files.WARNING + name] = value
-        if name not in session.warned:
-            session.warned.add(name)
-            limits = f"{healthy.least:.3g} to {healthy.most:.3g}"
-            session.bar.note(f"Warning: {name} is {value:.3g} at step {step:,}, outside {limits}: {healthy.why}.")
-    return found
+        limits = f"{healthy.least:.3g} to {healthy.most:.3g}"
+        told[name] = f"Warning: {name} is {value:.3g} at step {step:,}, outside {limits}: {healthy.why}."
+    return told

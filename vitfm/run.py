@@ -37,7 +37,8 @@ class Run:
       step: the step they are from.
       predict: name -> function of what a user has: images (uint8 [B,H,W,C] of any size, or a list of such;
         of another type where `config.data.input` says so) or texts
-        (a list of str); returns NumPy arrays, float32, but for codes and token ids, which are int32.
+        (a list of str), and of its options by their names; returns NumPy arrays, float32, but for codes and token ids,
+        which are int32.
     """
 
     config: ml_collections.ConfigDict
@@ -135,16 +136,17 @@ def _for_users(
 ) -> Callable[..., np.ndarray]:
     """A predict function on images or texts as people have them, in batches of at most `batch_size`."""
     asked = compiler.options(meshes.make(devices=jax.devices()[:1]))
-    jitted = jax.jit(function if "text" in name else _on_pixels(function, data), compiler_options=asked)
+    plain = function if "text" in name else _on_pixels(function, data)
+    jitted = functools.cache(lambda **options: jax.jit(functools.partial(plain, **options), compiler_options=asked))
 
     def prepare(items: Any) -> tuple[np.ndarray, ...]:
         return data.tokenizer(items) if "text" in name else (data.prepare_images(items),)
 
     @functools.wraps(function)
-    def predict(items: Any) -> np.ndarray:
+    def predict(items: Any, **options: Any) -> np.ndarray:
         items = _texts(name, items) if "text" in name else _images(name, items, data.spec)
         chunks = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
-        found = np.concatenate([np.asarray(jitted(params, *prepare(chunk))) for chunk in chunks])
+        found = np.concatenate([np.asarray(jitted(**options)(params, *prepare(chunk))) for chunk in chunks])
         return found if found.dtype == np.int32 else found.astype(np.float32)
 
     return predict
@@ -180,7 +182,7 @@ def _images(name: str, batch: np.ndarray | Sequence[np.ndarray], spec: Input) ->
 
 def _on_pixels(function: Callable[..., jax.Array], data: pipeline.Data) -> Callable[..., jax.Array]:
     """A predict function of normalised images, made one of images as they are read."""
-    return lambda params, image: function(params, data.preprocess_eval({"image": image})["image"])
+    return lambda params, image, **options: function(params, data.preprocess_eval({"image": image})["image"], **options)
 
 
 def eval_context(
@@ -198,11 +200,11 @@ def eval_context(
 
     def on_devices(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         @functools.cache  # XLA is asked for its options at the first call, not before a recipe is known to make sense.
-        def jitted() -> Callable[..., jax.Array]:
+        def jitted(**options: Any) -> Callable[..., jax.Array]:
             placed = {"out_shardings": meshes.replicated(mesh), "compiler_options": compiler.options(mesh)}
-            return jax.jit(meshes.under(mesh, function), **placed)
+            return jax.jit(meshes.under(mesh, functools.partial(function, **options)), **placed)
 
-        return lambda whole, *arrays: jitted()(whole, *(_placed(x, mesh) for x in arrays))
+        return lambda whole, *arrays, **options: jitted(**options)(whole, *(_placed(x, mesh) for x in arrays))
 
     def batches(source: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[Mapping[str, jax.Array]]:
         noted = None if unreadable is None else functools.partial(unreadable, source.name)

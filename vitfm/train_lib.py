@@ -29,6 +29,7 @@ from vitfm.metrics.timers import Timers, share
 from vitfm.metrics.window import Window
 from vitfm.metrics.writers import Writer
 from vitfm.program import Program
+from vitfm.ranges import Range
 from vitfm.session import Session
 from vitfm.train_state import TrainState
 
@@ -213,7 +214,7 @@ def _row(session: Session, state: TrainState, step: int) -> None:
     seconds = {phase: means.pop(f"seconds/{phase}") for phase in ("data", "train")}
     speed, wait = session.program.recipe.batch_size / sum(seconds.values()), share(seconds, "data", of=tuple(seconds))
     means |= session.bad.metrics() | {"images_per_second": speed, "data/wait": wait}
-    session.write(step, means | health.marks(session, step, means))
+    session.write(step, means | health.marks(session, step, means, session.program.objective.healthy))
     session.bar.update(step, means["loss"], speed, wait)
 
 
@@ -255,14 +256,17 @@ def _evaluate(session: Session, state: TrainState, step: int, names: Sequence[st
     _settle(session, state, step)
     with session.clock("eval"):
         values: dict[str, float] = {}
+        ranges: dict[str, Range] = {}
         for prefix, params in session.program.evaluated(state).items():
             for name in names:
                 for metric, value in session.evaluators[name][1](params):
                     if np.ndim(value) == 0:
                         values[prefix + metric] = float(value)
+                        if isinstance(value, evaluation.Watched):
+                            ranges[prefix + metric] = value.healthy
                     else:
                         session.writer.picture(step, prefix + metric, value)
-        session.write(step, values)
+        session.write(step, values | health.marks(session, step, values, ranges))
     session.settle(step)
     shown = [f"{name} {value:.1%}" for name, value in values.items() if name.endswith(("top1", "recall1"))]
     session.bar.note("  ".join([f"step {step}, evaluated:", *(shown or names)]))

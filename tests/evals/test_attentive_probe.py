@@ -111,11 +111,29 @@ def test_tokens_that_are_too_many_to_keep_are_computed_in_each_pass_and_change_n
     assert anew.asked[1:100].min() == 1 + 3 and kept.asked[1:100].max() == 1  # Chosen by, and trained on at the end.
 
 
+def test_blocks_are_asked_of_the_model() -> None:
+    train, test = one_patch_tells(100, 1), one_patch_tells(30, 2)
+    w, asked = world(train, test), []
+    plain = w.context.predict["patches"]
+
+    def patches(params: Any, image: Any, **options: int) -> Any:
+        asked.append(options)
+        return plain(params, image)
+
+    w.context.predict["patches"] = patches
+    w.evaluate(**{**SPEC, "epochs": 1, "blocks": 6}, cache_gb=0.0)
+    assert asked and all(options == {"blocks": 6} for options in asked)
+    asked.clear()
+    w.evaluate(**{**SPEC, "epochs": 1})
+    assert asked and not any(asked)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"learning_rates": []}, r"config\.evals\.test\.learning_rates = \[\]: at least one, and all above 0"),
         ({"epochs": 0}, r"config\.evals\.test\.epochs = \[0\]"),
+        ({"blocks": 0}, r"config\.evals\.test\.blocks = 0 must be at least 1, or None"),
         ({"heldout": 0.0}, r"heldout = 0\.0 leaves one part of 100 images empty"),
         ({"num_heads": 3}, r"config\.evals\.test\.num_heads = 3 must divide the tokens' width, 8"),
     ],

@@ -27,11 +27,30 @@ def by_singular_values(features: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-@pytest.mark.parametrize("shape", [(64, 5), (40, 40), (6, 30), (300, 96)])
+@pytest.mark.parametrize("shape", [(64, 5), (40, 40), (6, 30), (200, 96)])
 def test_effective_rank_is_the_entropy_of_the_singular_values(shape: tuple[int, int]):
     features = drawn(*shape) * np.linspace(0.1, 2, shape[1], dtype=np.float32) + 1
     # Where B = D the smallest singular value is as good as none, and half its digits are lost.
     assert diagnostics.effective_rank(features) == pytest.approx(by_singular_values(features), rel=1e-3)
+
+
+def test_rank_and_uniformity_of_many_rows_are_those_of_the_first():
+    rows = unit(600, 400)
+    for measure in (diagnostics.effective_rank, diagnostics.uniformity):
+        first = measure(rows[:256])
+        assert measure(rows) == first
+        assert measure(np.concatenate([rows[:256], rows[:1].repeat(344, 0)])) == first
+        assert measure(np.concatenate([rows[:1].repeat(344, 0), rows[:256]])) != first
+    solved = jax.make_jaxpr(diagnostics.effective_rank)(np.zeros((4096, 2048), np.float32)).pretty_print()
+    assert "256,256" in solved and "2048,2048" not in solved
+
+
+def test_rank_does_not_depend_on_how_rows_are_split():
+    rows = drawn(512, 40) + 1
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("data",))
+    split = jax.device_put(rows, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    whole = float(jax.jit(diagnostics.effective_rank)(rows))
+    assert float(jax.jit(diagnostics.effective_rank)(split)) == pytest.approx(whole, rel=1e-5)
 
 
 def test_effective_rank_counts_directions():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vitfm import train_step, tree
 from vitfm.config import ConfigError
-from vitfm.losses import reconstruction
+from vitfm.losses import diagnostics, reconstruction
 from vitfm.models import masking, stem, vit
 from vitfm.objectives import base, mae
 
@@ -121,7 +121,7 @@ def autoencoder(norm_pix: bool = True) -> mae.Autoencoder:
 
 
 def loss_of(images: Any, noise: Any) -> jax.Array:
-    return _loss()(params(), images, noise)
+    return _loss()(params(), images, noise)[0]
 
 
 @functools.cache
@@ -148,7 +148,7 @@ def test_the_loss_is_of_masked_patches_alone():
     """A visible pixel moves the predictions, a hidden one the target; the two parts tell them apart."""
     rows, hidden = np.arange(BATCH)[:, None], masking.split(noise_of(), COUNT // 4)[1]
     predict = jax.jit(lambda *arguments: autoencoder()._predict(*arguments, None))
-    predicted, ids = predict(params(), images(), noise_of())
+    predicted, ids, _ = predict(params(), images(), noise_of())
     np.testing.assert_array_equal(ids, hidden)
     target = patches_of(images())[rows, hidden].reshape(predicted.shape)
     expected = reconstruction.pixel_loss(predicted, target, norm_pix=True)
@@ -158,6 +158,15 @@ def test_the_loss_is_of_masked_patches_alone():
     patches[rows, hidden] = 0
     blind = stem.assembled(patches.reshape(BATCH, COUNT, -1), images().shape, PATCH)
     np.testing.assert_array_equal(predict(params(), blind, noise_of())[0], predicted)
+
+
+def test_the_rank_is_that_of_the_visible_patches_means():
+    keep, _ = masking.split(noise_of(), COUNT // 4)
+    tokens = jax.jit(autoencoder().encoder.apply)({"params": params()["encoder"]}, images(), keep).tokens
+    metrics = _loss()(params(), images(), noise_of())[1]
+    expected = jax.jit(diagnostics.effective_rank)(tokens[:, 1:].mean(1))
+    assert float(metrics["effective_rank"]) == pytest.approx(float(expected), rel=1e-4)
+    assert 1 < float(expected) <= BATCH
 
 
 def test_accumulated_is_the_whole_batch():
@@ -173,7 +182,7 @@ def test_accumulated_is_the_whole_batch():
 
 def test_images_of_other_sizes_and_encoders_without_class_token():
     wide = images(2, (12, 32))
-    found = jax.jit(autoencoder().loss)(params(), wide, noise_of(2, 24))
+    found, _ = jax.jit(autoencoder().loss)(params(), wide, noise_of(2, 24))
     assert jnp.isfinite(found)
     averaged = made(model={"pool": "gap", "position": "learned"})
     shapes = jax.eval_shape(averaged.init, jax.random.key(0), {"image": images()}).params
@@ -189,7 +198,7 @@ def test_drop_path_has_draws_of_its_own():
     )
     loss, own = jax.jit(dropping.loss), drawn(made(model=deep))
     keys = [train_step.example_keys(0, jnp.int32(step), BATCH) for step in range(2)]
-    losses = [float(loss(own, images(), noise_of(), one)) for one in keys]
+    losses = [float(loss(own, images(), noise_of(), one)[0]) for one in keys]
     assert abs(losses[0] - losses[1]) > 1e-4
 
 
@@ -248,7 +257,7 @@ def test_right_predictions_reconstruct_the_image(norm_pix: bool):
         targets = (targets - targets.mean(-1, keepdims=True)) / np.sqrt(targets.var(-1, ddof=1, keepdims=True) + 1e-6)
     knowing = dataclasses.replace(autoencoder(norm_pix), decoder=Oracle(targets))
     anything = {"encoder": params()["encoder"], "decoder": {}}
-    both = jax.jit(lambda *arguments: (knowing.reconstruct(*arguments), knowing.loss(*arguments)))
+    both = jax.jit(lambda *arguments: (knowing.reconstruct(*arguments), knowing.loss(*arguments)[0]))
     pictures, loss = both(anything, images(), noise_of())
     np.testing.assert_allclose(pictures[:, 2], images(), atol=1e-5)
     assert float(loss) < 1e-9

@@ -233,14 +233,15 @@ def test_the_decoder_writes_what_its_forward_pass_chooses():
 
 
 def test_what_is_not_measured_warns_of_nothing():
-    ranges, told = made().healthy, []
-    assert set(ranges) == set(diagnostics.of_teacher(24))
-    program = types.SimpleNamespace(total=10, objective=types.SimpleNamespace(healthy=ranges))
-    session = types.SimpleNamespace(program=program, warned=set(), bar=types.SimpleNamespace(note=told.append))
-    zeros = dict.fromkeys(ranges, 0.0)
-    assert health.marks(session, 4, {**zeros, "last_part": 0.0}) == {}
-    assert health.marks(session, 5, {**zeros, "last_part": 0.5}) == {} and not told
-    assert len(health.marks(session, 6, {**zeros, "last_part": 1.0})) == len(told) == len(ranges)
+    ranges, told, late = made().healthy, [], set(diagnostics.of_teacher(24))
+    assert set(ranges) == late | set(diagnostics.PAIRS)
+    program, bar = types.SimpleNamespace(total=10), types.SimpleNamespace(note=told.append)
+    session = types.SimpleNamespace(program=program, warned=set(), bar=bar)
+    marks = lambda step, last_part: health.marks(session, step, metrics | {"last_part": last_part}, ranges)
+    metrics = dict.fromkeys(late, 0.0) | dict.fromkeys(diagnostics.PAIRS, -2.0)
+    assert marks(4, 0.0) == {}
+    assert marks(5, 0.5) == {} and not told
+    assert len(marks(6, 1.0)) == len(told) == len(late)
 
 
 @pytest.mark.parametrize(

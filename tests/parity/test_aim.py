@@ -122,7 +122,8 @@ def test_predictions_loss_and_the_gradient_of_every_parameter_are_theirs():
 
     @jax.jit
     def ours_of(params: Any) -> tuple[Any, ...]:
-        return *jax.value_and_grad(ours().loss)(params, images(), PREFIX), ours().predict(params, images(), PREFIX)
+        loss = lambda params: ours().loss(params, images(), PREFIX)[0]
+        return *jax.value_and_grad(loss)(params), ours().predict(params, images(), PREFIX)
 
     params = as_ours({name: parameter.detach().numpy() for name, parameter in learned().items()})
     value, grads, found = ours_of(params)

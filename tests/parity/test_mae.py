@@ -152,7 +152,7 @@ class Pair:
         @jax.jit
         def evaluate(params: Any) -> tuple[Any, ...]:
             """Loss, gradients and reconstructions."""
-            loss = lambda params: self.ours.loss(params, self.image, self.noise)
+            loss = lambda params: self.ours.loss(params, self.image, self.noise)[0]
             return *jax.value_and_grad(loss)(params), self.ours.reconstruct(params, jnp.asarray(self.image), self.noise)
 
         self.evaluate = evaluate

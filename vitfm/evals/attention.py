@@ -9,10 +9,19 @@ import numpy as np
 
 from vitfm.evals import base, embeddings
 from vitfm.metrics import attention_maps, pictures
+from vitfm.ranges import Range
+
+_HEALTHY = Range(
+    "heads that look at one patch each, 0, or at all patches alike, 1, tell nothing of an image",
+    least=0.01,
+    most=0.99,
+)
 
 
 def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> base.Evaluate:
     """A picture of rows: the image, the mean of the heads' attention over it, and each head's; and `entropy`.
+
+    The latter is `evenness`, watched: within 0.01 of either end the loop warns.
 
     Args:
       source: images.
@@ -35,7 +44,7 @@ def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> 
             rows.append([seen, *(attention_maps.overlay(seen, one) for one in row)])
         titles = ("image", "mean", *(f"head {number}" for number in range(1, heads.shape[1] + 1)))
         yield f"{prefix}/attention", pictures.image_rows(titles, rows)
-        yield f"{prefix}/attention/entropy", evenness(heads)
+        yield f"{prefix}/attention/entropy", base.Watched(evenness(heads), _HEALTHY)
 
     return evaluate
 

@@ -3,8 +3,7 @@
 AIM's protocol (El-Nouby et al. 2024, arXiv:2401.08541; `AttentionPoolingClassifier` of github.com/apple/ml-aim), for
 encoders that no loss has taught to pool: batch norm without scale and shift, one learned query, keys and values without
 biases, a linear classifier. All learning rates are trained at once on the same batches; a part of the training images
-chooses one, which is trained again on all of them. The authors' models average the last six blocks; here it is the last
-one of the images as they are, without augmentation.
+chooses one, which is trained again on all of them. Images are taken as they are, without augmentation.
 """
 
 from __future__ import annotations
@@ -45,6 +44,7 @@ def make(
     label: str,
     prefix: str,
     num_heads: int | None = None,
+    blocks: int | None = None,
     learning_rates: Sequence[float] = (1e-4, 3e-4, 1e-3, 3e-3),
     weight_decay: float = 0.1,
     epochs: float = 10,
@@ -54,7 +54,7 @@ def make(
     cache_gb: float = 4.0,
     context: base.Context,
 ) -> base.Evaluate:
-    """Accuracy of an attentive classifier on the last tokens of the frozen model's patches.
+    """Accuracy of an attentive classifier on the frozen model's tokens of patches.
 
     Args:
       train, test: sources of images.
@@ -62,6 +62,8 @@ def make(
       prefix: metrics are named `prefix/attentive_probe/top1`, `top5` (of more than 5 classes), `top1_low` and
         `top1_high` (the 95% interval of Wilson); `heldout_top1` and `learning_rate` tell of the choice.
       num_heads: of the attention; None for heads as wide as 64, or fewer than that.
+      blocks: the mean of the last so many blocks is what it attends to, before their final norm: 6 in the paper's main
+        results. A model with fewer gives all it has. None for the patches after the last block and the norm.
       learning_rates: of AdamW, each tried; they follow a cosine to zero.
       weight_decay: of all parameters.
       epochs: passes over the training images.
@@ -73,6 +75,8 @@ def make(
     context.need("attentive_probe", "patches")
     batch_size, minibatch_size = context.batch_size(batch_size), context.batch_size(minibatch_size)
     probing.check(context, learning_rates=learning_rates, epochs=[epochs])
+    if blocks is not None and blocks < 1:
+        raise ConfigError(f"config.{context.where}.blocks = {blocks} must be at least 1, or None.")
     train_labels, test_labels, classes = context.labels(label, train, test)
     order, held, kept = probing.divided(context, len(train_labels), heldout)
     trained = functools.partial(
@@ -87,12 +91,12 @@ def make(
     )
 
     def evaluate(params: Any) -> Iterator[tuple[str, base.Value]]:
-        read = reader(context, params, train, batch_size, cache_gb)
+        read = reader(context, params, train, batch_size, cache_gb, blocks)
         probe = trained(read, rows=kept, rates=learning_rates)
         accuracy = (ranks(context, probe, read, train_labels, held, num_heads, batch_size) < 1).mean(-1)
         best = int(np.argmax(accuracy))
         probe = trained(read, rows=order, rates=learning_rates[best : best + 1])
-        read = reader(context, params, test, batch_size, 0)
+        read = reader(context, params, test, batch_size, 0, blocks)
         everything = np.arange(len(test_labels))
         rank = ranks(context, probe, read, test_labels, everything, num_heads, batch_size)[0]
         yield from probing.accuracies(f"{prefix}/attentive_probe", rank, len(classes))
@@ -102,19 +106,22 @@ def make(
     return evaluate
 
 
-def reader(context: base.Context, params: Any, source: str, batch_size: int, cache_gb: float) -> Read:
-    """The tokens of a source's images by their rows, kept where they are no more than `cache_gb`."""
-    images = context.open_source(source)
+def reader(
+    context: base.Context, params: Any, source: str, batch_size: int, cache_gb: float, blocks: int | None = None
+) -> Read:
+    """The tokens of a source's images by their rows, kept where they are no more than `cache_gb`; see `make`."""
+    images, options = context.open_source(source), {} if blocks is None else {"blocks": blocks}
 
     def computed(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         for batch in context.batches(base.Chosen(images, rows.tolist()), size):
-            found = np.asarray(context.predict["patches"](params, batch["image"]), np.float32)
+            found = np.asarray(context.predict["patches"](params, batch["image"], **options), np.float32)
             yield found.reshape(len(found), -1, found.shape[-1])
 
     one = next(computed(np.arange(1), context.batch_size(1)))[0]
     if one.nbytes * len(images) > cache_gb * 2**30:
         return computed
-    tokens = embeddings.of_images(context, params, images, batch_size, "patches").reshape(len(images), *one.shape)
+    tokens = embeddings.of_images(context, params, images, batch_size, "patches", **options)
+    tokens = tokens.reshape(len(images), *one.shape)
     parts = lambda rows, size: (rows[start : start + size] for start in range(0, len(rows), size))
     return lambda rows, size: (tokens[probing.padded(part, size)[0]] for part in parts(rows, size))
 

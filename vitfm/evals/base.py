@@ -11,8 +11,26 @@ import jax
 import numpy as np
 
 from vitfm import config
+from vitfm.ranges import Range
 
 Value = float | np.ndarray  # A metric, or a picture uint8 [H, W, 3].
+
+
+class Watched(float):
+    """A metric with the range outside of which the loop warns.
+
+    Attributes:
+      healthy: the range.
+    """
+
+    healthy: Range
+
+    def __new__(cls, value: float, healthy: Range) -> Watched:
+        made = super().__new__(cls, value)
+        made.healthy = healthy
+        return made
+
+
 Evaluate = Callable[[Any], Iterator[tuple[str, Value]]]  # params -> (name, value)
 
 
@@ -37,7 +55,7 @@ class Context:
 
     Attributes:
       predict: name -> jitted function (params, arrays of a global batch) -> array that every process holds whole;
-        images are uint8 as loaded.
+        images are uint8 as loaded. Options are keywords, one program for each value.
       open_source: name -> a random-access sequence of examples.
       batches: (source, batch_size) -> global batches of `image` and `valid`, each example once, padded.
       tokenize: texts -> (ids [B,T], mask [B,T]); None without text.

@@ -16,14 +16,15 @@ def of_images(
     source: Sequence[Mapping[str, Any]],
     batch_size: int,
     function: str = "embed_image",
+    **options: Any,
 ) -> np.ndarray:
-    """[N, ...], row i for example i of `source`: what the predict function of images gives for it.
+    """[N, ...], row i for example i of `source`: what the predict function of images gives for it, with its options.
 
     Float32, but for codes and token ids, which are int32.
     """
     rows = np.empty(())
     for start, batch in zip(range(0, len(source), batch_size), context.batches(source, batch_size), strict=True):
-        found = np.asarray(context.predict[function](params, batch["image"]))
+        found = np.asarray(context.predict[function](params, batch["image"], **options))
         found = found if found.dtype == np.int32 else found.astype(np.float32)
         if not start:  # Filled in place: two copies of the features of a large set may not fit.
             rows = np.empty((len(source), *found.shape[1:]), found.dtype)

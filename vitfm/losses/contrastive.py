@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from vitfm.losses import diagnostics
+
 
 def softmax_contrastive(
     image: jax.Array, text: jax.Array, scale: jax.Array, concept: jax.Array | None = None
@@ -22,13 +24,14 @@ def softmax_contrastive(
         negatives of each other and are left out of the softmax. None: every other row is a negative.
 
     Returns:
-      The loss [] and metrics: accuracy of both directions, in which a hit on the row's own pair counts.
+      The loss [] and metrics: accuracy of both directions, in which a hit on the row's own pair counts, and
+      `diagnostics.of_pairs`.
     """
     logits = _logits(image, text, scale, concept)
     matched = jnp.diagonal(logits)
     image_to_text = (jax.nn.logsumexp(logits, axis=1) - matched).mean()
     text_to_image = (jax.nn.logsumexp(logits, axis=0) - matched).mean()
-    return (image_to_text + text_to_image) / 2, _accuracies(logits)
+    return (image_to_text + text_to_image) / 2, _accuracies(logits) | diagnostics.of_pairs(image, text)
 
 
 def sigmoid_contrastive(
@@ -47,12 +50,13 @@ def sigmoid_contrastive(
       concept: [B] integers as in `softmax_contrastive`: pairs of different rows that share one are left out of the sum.
 
     Returns:
-      The loss [] and metrics: accuracy of both directions, in which a hit on the row's own pair counts.
+      The loss [] and metrics: accuracy of both directions, in which a hit on the row's own pair counts, and
+      `diagnostics.of_pairs`.
     """
     logits = _logits(image, text, scale, concept) + bias
     own = jnp.eye(len(logits), dtype=bool)
     value = -jax.nn.log_sigmoid(jnp.where(own, logits, -logits)).sum() / len(logits)  # 0 where a pair is left out.
-    return value, _accuracies(logits)
+    return value, _accuracies(logits) | diagnostics.of_pairs(image, text)
 
 
 def _logits(image: jax.Array, text: jax.Array, scale: jax.Array, concept: jax.Array | None) -> jax.Array:

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 
+from vitfm.ranges import Range
 
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Where a metric stays while a model learns.
-
-    Attributes:
-      why: what it tells outside of it.
-      least, most: the range's ends, both inside.
-      when: the metric that is 1 in steps in which this one is measured, and 0 in the others; "" where it always is.
-    """
-
-    why: str
-    least: float = -math.inf
-    most: float = math.inf
-    when: str = ""
-
-
+# Rows whose rank and spread are measured: RankMe wants tens of thousands, but a collapse shows in few, and the
+# eigenvalues of a matrix as wide as an encoder's features take accelerators a good part of the step.
+_MOST_ROWS = 256
 ONE_VECTOR = "the features are about to be one and the same for every image"
 # Of the metrics below by the names that objectives give them; far outside what any recipe of configs/ is seen at.
 RANK = {"effective_rank": Range(ONE_VECTOR, least=2.0)}
 VIEWS = RANK | {"uniformity": Range(ONE_VECTOR, most=-0.1)}
+PAIRS = {
+    f"uniformity/{side}": Range(f"the {side}s' embeddings are about to be one and the same", most=-0.1)
+    for side in ("image", "text")
+}
 CODES = {"code_use": Range("nearly all patches have the same few codes", least=0.02)}
 
 
@@ -54,8 +45,9 @@ def effective_rank(features: jax.Array) -> jax.Array:
 
     Roy and Vetterli 2007; Garrido et al. 2023 (arXiv:2210.02885) find that it tells the quality of representations
     without labels. The features are not centred: where all have become one vector it is 1, not the rank of their noise.
+    Of more than 256 rows it is that of the first 256.
     """
-    rows = features.reshape(-1, features.shape[-1]).astype(jnp.float32)
+    rows = features.reshape(-1, features.shape[-1])[:_MOST_ROWS].astype(jnp.float32)
     rows = rows.T if rows.shape[0] < rows.shape[1] else rows
     gram = jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST)
     gram = gram / jnp.maximum(jnp.trace(gram), jnp.finfo(jnp.float32).tiny)
@@ -102,8 +94,10 @@ def alignment(one: jax.Array, other: jax.Array) -> jax.Array:
 def uniformity(rows: jax.Array, t: float = 2.0) -> jax.Array:
     """How evenly unit vectors [M, D] lie on the sphere: 0 where all are one, down to about -2 t where none are near.
 
-    Wang and Isola 2020 (arXiv:2005.10242), section 4.1.2: the logarithm of the mean of exp(-t |x - y|²) over all pairs.
+    Wang and Isola 2020 (arXiv:2005.10242), section 4.1.2: the logarithm of the mean of exp(-t |x - y|²) over all pairs,
+    of more than 256 rows over those of the first 256: all pairs of a large batch would cost as much as the loss.
     """
+    rows = rows[:_MOST_ROWS]
     cosines = jnp.einsum("id,jd->ij", rows, rows, preferred_element_type=jnp.float32)
     scores = jnp.where(jnp.eye(len(rows), dtype=bool), -jnp.inf, 2 * t * (cosines - 1))
     return jax.nn.logsumexp(scores) - jnp.log(len(rows) * (len(rows) - 1))
@@ -116,6 +110,16 @@ def of_views(features: jax.Array, one: jax.Array, other: jax.Array) -> dict[str,
         "effective_rank": effective_rank(features),
         "alignment": alignment(one, other),
         "uniformity": uniformity(one),
+    }
+
+
+def of_pairs(image: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
+    """Metrics of whoever compares images with texts, unit rows [B, K]: alignment of pairs, uniformity of each side."""
+    image, text = jax.lax.stop_gradient((image, text))
+    return {
+        "alignment": alignment(image, text),
+        "uniformity/image": uniformity(image),
+        "uniformity/text": uniformity(text),
     }
 
 

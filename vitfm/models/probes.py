@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from vitfm.config import ConfigError
 from vitfm.models import Features, statistics
+from vitfm.models.vision_transformer import ViT
 
 _MOST_LAYERS = 4  # As DINO and DINOv2 probe: the last block, or the last four.
 
@@ -28,7 +29,9 @@ def predictions(
       `embed_image`: (params, image [B,H,W,C]) -> float32 [B,D], the pooled output.
       `features`: likewise -> float32 [B,L,P,D]: of the last L = min(4, depth) blocks, the last one last, the class
         token and the mean of the patches (P = 2), or the mean alone (P = 1).
-      `patches`: likewise -> float32 [B,h,w,D], the patches after the last block, on their grid.
+      `patches`: likewise -> float32 [B,h,w,D], the patches after the last block, on their grid; with `blocks`, an int,
+        the mean of what the last so many blocks, at most all, give: of a ViT before its final norm, as AIM is probed
+        (`AverageLayers` of github.com/apple/ml-aim), of other encoders as `Features.layers` has it.
       `attention`: likewise -> float32 [B,heads,h,w], how much the class token looks at each patch in the last block;
         only where there is a class token.
     """
@@ -50,8 +53,13 @@ def predictions(
         rows = weights[:, :, 0, found.prefix :]
         return rows.reshape(*rows.shape[:2], *found.grid).astype(jnp.float32)
 
-    def patches(params: Mapping[str, Any], image: jax.Array) -> jax.Array:
-        return on_grid(tower.apply(statistics.variables(encoder(params)), image)).astype(jnp.float32)
+    def patches(params: Mapping[str, Any], image: jax.Array, *, blocks: int | None = None) -> jax.Array:
+        variables = statistics.variables(encoder(params))
+        if blocks is None:
+            return on_grid(tower.apply(variables, image)).astype(jnp.float32)
+        found = _without_norm(tower).apply(variables, image, last=min(blocks, tower.depth))
+        mean = sum(layer.astype(jnp.float32) for layer in found.layers) / len(found.layers)
+        return on_grid(found.replace(tokens=mean))
 
     offered = {"embed_image": embed_image, "features": features, "patches": patches}
     return offered | ({"attention": attention} if tower.pool == "cls" else {})
@@ -66,6 +74,13 @@ def on_grid(features: Features) -> jax.Array:
     if not features.grid:
         raise ConfigError("Patches have no common grid where images are padded patches of several shapes.")
     return features.tokens[:, features.prefix :].reshape(len(features.tokens), *features.grid, -1)
+
+
+def _without_norm(tower: nn.Module) -> nn.Module:
+    """The encoder with its blocks' outputs as they are, where it is a ViT; the same parameters, of which one idles."""
+    if not isinstance(tower, ViT):
+        return tower
+    return tower.clone(transformer=tower.transformer.clone(final_norm=False))
 
 
 def _last_weights(kept: Mapping[str, Any]) -> jax.Array:

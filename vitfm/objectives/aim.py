@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from vitfm import models
 from vitfm.config import ConfigError
-from vitfm.losses import reconstruction
+from vitfm.losses import diagnostics, reconstruction
 from vitfm.models import masking, probes, stem
 from vitfm.models.vision_transformer import ViT
 from vitfm.objectives import base
@@ -64,7 +64,8 @@ def make(
     ) -> tuple[jax.Array, base.Aux]:
         for_prefixes, for_encoder = jax.vmap(jax.random.split, out_axes=1)(key)
         prefix = prefixes(for_prefixes, predictor.count(batch["image"]))
-        return predictor.loss(params, batch["image"], prefix, for_encoder), base.Aux({})
+        value, metrics = predictor.loss(params, batch["image"], prefix, for_encoder)
+        return value, base.Aux(metrics)
 
     def reconstruct(params: base.Params, image: jax.Array) -> jax.Array:
         """[B,3,H,W,C]; row i of any batch has the same prefix."""
@@ -72,7 +73,8 @@ def make(
         return predictor.reconstruct(params, image, prefix)
 
     predict = {**probes.predictions(encoder), "reconstruct": reconstruct}
-    return base.Objective(init, loss, predict, accumulate="mean")  # Exact: a sum over examples.
+    # Exact: a sum over examples.
+    return base.Objective(init, loss, predict, accumulate="mean", healthy=diagnostics.RANK)
 
 
 def _check(encoder: nn.Module, image_size: int) -> None:
@@ -135,16 +137,18 @@ class Predictor:
 
     def loss(
         self, params: base.Params, image: jax.Array, prefix: jax.Array, keys: jax.Array | None = None
-    ) -> jax.Array:
-        """Squared error of the patches after the prefix, []; `keys` [B] are for drop path.
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Squared error of the patches after the prefix, [], and the features' rank; `keys` [B] are for drop path.
 
-        It is divided by the mean number of such patches, N/2, so that a patch weighs the same in any image and no
-        example's weight depends on the others' prefixes.
+        The error is divided by the mean number of such patches, N/2, so that a patch weighs the same in any image and
+        no example's weight depends on the others' prefixes.
         """
-        predicted, patches = self.predict(params, image, prefix, keys), self._patches(image)
-        errors = reconstruction.squared_errors(predicted, patches[:, 1:], self.norm_pix)
+        features, patches = self._encoded(params, image, prefix, keys), self._patches(image)
+        errors = reconstruction.squared_errors(self._decoded(params, features), patches[:, 1:], self.norm_pix)
         count = patches.shape[1]
-        return jnp.where(jnp.arange(1, count) >= prefix[:, None], errors, 0).sum() / (len(image) * count / 2)
+        value = jnp.where(jnp.arange(1, count) >= prefix[:, None], errors, 0).sum() / (len(image) * count / 2)
+        seen = jax.lax.stop_gradient(features.mean(features.tokens))
+        return value, {"effective_rank": diagnostics.effective_rank(seen)}
 
     def reconstruct(self, params: base.Params, image: jax.Array, prefix: jax.Array) -> jax.Array:
         """[B,3,H,W,C]: the image; its prefix, the rest 0, the mean colour; the rest filled with predictions.
@@ -165,8 +169,15 @@ class Predictor:
         self, params: base.Params, image: jax.Array, prefix: jax.Array, keys: jax.Array | None = None
     ) -> jax.Array:
         """Every patch but the first from those that the one before it sees, [B,N-1,P]."""
+        return self._decoded(params, self._encoded(params, image, prefix, keys))
+
+    def _encoded(
+        self, params: base.Params, image: jax.Array, prefix: jax.Array, keys: jax.Array | None
+    ) -> models.Features:
         sees = visible(prefix, self.count(image))
-        features = self.encoder.apply({"params": params["encoder"]}, image, None, keys, attention_mask=sees)
+        return self.encoder.apply({"params": params["encoder"]}, image, None, keys, attention_mask=sees)
+
+    def _decoded(self, params: base.Params, features: models.Features) -> jax.Array:
         return self.head.apply({"params": params["head"]}, features.tokens, features.grid)[:, :-1]
 
     def _patches(self, image: jax.Array) -> jax.Array:

@@ -12,8 +12,8 @@ import jax
 
 from vitfm import config
 from vitfm.config import ConfigError
-from vitfm.losses.diagnostics import Range
 from vitfm.models import statistics
+from vitfm.ranges import Range
 
 Params = Mapping[str, Any]
 Extra = Mapping[str, Any]
@@ -75,7 +75,8 @@ class Objective:
         copies them, such as a teacher, follows.
       constrain: params -> params, a projection applied after each update (a clamp on a scale).
       predict: name -> function (params, array, ...) -> array, for evaluators and `vitfm.load`; those with "text" in
-        their name take token ids and their mask, all others preprocessed images.
+        their name take token ids and their mask, all others preprocessed images. Options, if any, are keywords that
+        shapes may depend on.
       evaluated: (params, extra) -> the parameters that `predict` takes: an EMA teacher's, where that is the better
         model.
       accumulate: "mean" where averaging the micro-batches' gradients and extras is exact; "cached" where the loss

@@ -96,7 +96,7 @@ def make(
 
     predict = probes.predictions(encoder)
     # Exact: every example hides as many patches.
-    return base.Objective(init, loss, predict, accumulate="mean", healthy=diagnostics.CODES, masks=masks)
+    return base.Objective(init, loss, predict, "mean", healthy=diagnostics.RANK | diagnostics.CODES, masks=masks)
 
 
 def _check(encoder: nn.Module, image_size: int, codes: int, masked_patches: int, smallest_block: int) -> None:
@@ -172,19 +172,33 @@ class Predictor:
 
         A code that the head does not know makes it NaN, so that nothing is learned of it. `keys` [B] are for drop path.
         """
-        logits, places = self.logits(params, image, masked, keys)
+        features = self._encoded(params, image, masked, keys)
+        logits, places = self._decoded(params, features, masked)
         label = jnp.take_along_axis(codes, places, axis=1).reshape(-1)
         known = (label >= 0) & (label < self.head.classes)
         errors = classification.softmax(logits, classification.targets(label, self.head.classes))
-        spread = diagnostics.of_codes(label, self.head.classes)
-        accuracy = classification.hits(logits, label).mean()
-        return jnp.where(known, errors, jnp.nan).mean(), {"accuracy": accuracy, **spread}
+        seen = jax.lax.stop_gradient(features.mean(features.tokens))
+        metrics = {
+            "accuracy": classification.hits(logits, label).mean(),
+            "effective_rank": diagnostics.effective_rank(seen),
+            **diagnostics.of_codes(label, self.head.classes),
+        }
+        return jnp.where(known, errors, jnp.nan).mean(), metrics
 
     def logits(
         self, params: base.Params, image: jax.Array, masked: jax.Array, keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Of the masked patches, float32 [B*M,K], and which patches these are, int [B,M]."""
-        features = self.encoder.apply({"params": params["encoder"]}, image, None, keys, masked=masked)
+        return self._decoded(params, self._encoded(params, image, masked, keys), masked)
+
+    def _encoded(
+        self, params: base.Params, image: jax.Array, masked: jax.Array, keys: jax.Array | None
+    ) -> models.Features:
+        return self.encoder.apply({"params": params["encoder"]}, image, None, keys, masked=masked)
+
+    def _decoded(
+        self, params: base.Params, features: models.Features, masked: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         places, _ = masking.numbers(masked, self.masked_patches)
         rows = jnp.take_along_axis(features.tokens, places[..., None] + features.prefix, axis=1)
         return self.head.apply({"params": params["head"]}, rows.reshape(-1, rows.shape[-1])), places

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from vitfm.losses import contrastive
+from vitfm.losses import contrastive, diagnostics
 from vitfm.models import two_towers
 from vitfm.objectives import base
 
@@ -67,4 +67,5 @@ def make(
             return params
         return {**params, "logit_scale": jnp.minimum(params["logit_scale"], math.log(max_scale))}
 
-    return base.coupled(init, towers.embed, couple, towers.predictions(), constrain=constrain)
+    offered = {"constrain": constrain, "healthy": diagnostics.PAIRS}
+    return base.coupled(init, towers.embed, couple, towers.predictions(), **offered)

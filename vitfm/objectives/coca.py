@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from vitfm import config, models
 from vitfm.config import ConfigError
-from vitfm.losses import captioning, contrastive
+from vitfm.losses import captioning, contrastive, diagnostics
 from vitfm.models import captioner as captioners
 from vitfm.models import generation as generations
 from vitfm.models import masking, pooling, probes
@@ -114,7 +114,8 @@ def make(
     def constrain(params: base.Params) -> base.Params:
         return {**params, "logit_scale": jnp.minimum(params["logit_scale"], math.log(max_scale))}
 
-    return base.coupled(init, embed, couple, model.predictions(), constrain=constrain)
+    offered = {"constrain": constrain, "healthy": diagnostics.PAIRS}
+    return base.coupled(init, embed, couple, model.predictions(), **offered)
 
 
 @dataclasses.dataclass(frozen=True)

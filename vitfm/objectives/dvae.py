@@ -21,8 +21,11 @@ from vitfm.losses import categorical, diagnostics, logit_laplace
 from vitfm.models import heads, probes
 from vitfm.models.dvae import Encoder
 from vitfm.objectives import base
+from vitfm.ranges import Range
 
 Spec = float | Mapping[str, Any]  # A number, or a schedule over the run.
+# The encoder ends in a ReLU: positive features share a direction that outweighs all others long before a collapse.
+_HEALTHY = {"effective_rank": Range(diagnostics.ONE_VECTOR, least=1.2)}
 
 
 def make(
@@ -88,7 +91,7 @@ def make(
     if decoder is not None:
         predict["reconstruct"] = autoencoder.reconstruct
     # Exact: a mean over examples.
-    return base.Objective(init, loss, predict, accumulate="mean", healthy=diagnostics.CODES)
+    return base.Objective(init, loss, predict, accumulate="mean", healthy=_HEALTHY | diagnostics.CODES)
 
 
 def _check(encoder: nn.Module, codes: int, temperature: Spec, kl_weight: Spec) -> None:
@@ -151,9 +154,7 @@ class Autoencoder:
 
     def logits(self, params: base.Params, image: jax.Array) -> jax.Array:
         """Of the codes, float32 [B,N,K], N = h w in row-major order."""
-        tokens = self.encoder.apply({"params": params["encoder"]}, self._mapped(image)).tokens
-        logits = self.head.apply({"params": params["head"]}, tokens.reshape(-1, tokens.shape[-1]))
-        return logits.reshape(*tokens.shape[:2], -1)
+        return self._logits(params, self._encoded(params, image))
 
     def codes(self, params: base.Params, image: jax.Array) -> jax.Array:
         """The most probable ones, int32 [B,N]."""
@@ -171,11 +172,13 @@ class Autoencoder:
 
         `reconstruction` is in nats a number, `kl` in nats a code.
         """
-        logits = self.logits(params, image).reshape(noise.shape)
+        features = self._encoded(params, image)
+        logits = self._logits(params, features).reshape(noise.shape)
         drawn = categorical.gumbel_softmax(logits, noise, temperature)
         errors = logit_laplace.negative_log_density(self._mapped(image), *self._decoded(params, drawn))
         kl, reconstruction = categorical.kl_to_uniform(logits).mean(), errors.mean()
-        metrics = diagnostics.of_codes(logits.argmax(-1), self.head.classes)
+        rank = diagnostics.effective_rank(jax.lax.stop_gradient(features.pooled))
+        metrics = {"effective_rank": rank, **diagnostics.of_codes(logits.argmax(-1), self.head.classes)}
         numbers = self.encoder.stride**2 * image.shape[-1]  # Those that one code stands for.
         return reconstruction + kl_weight * kl / numbers, {"reconstruction": reconstruction, "kl": kl, **metrics}
 
@@ -188,7 +191,15 @@ class Autoencoder:
 
     def on_mapped(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         """A function of parameters and the encoder's input as one of parameters and images."""
-        return lambda params, image: function(params, self._mapped(image))
+        return lambda params, image, **options: function(params, self._mapped(image), **options)
+
+    def _encoded(self, params: base.Params, image: jax.Array) -> models.Features:
+        return self.encoder.apply({"params": params["encoder"]}, self._mapped(image))
+
+    def _logits(self, params: base.Params, features: models.Features) -> jax.Array:
+        tokens = features.tokens
+        logits = self.head.apply({"params": params["head"]}, tokens.reshape(-1, tokens.shape[-1]))
+        return logits.reshape(*tokens.shape[:2], -1)
 
     def _mapped(self, image: jax.Array) -> jax.Array:
         """As encoder and density take it."""

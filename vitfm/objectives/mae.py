@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from vitfm import models
 from vitfm.config import ConfigError
-from vitfm.losses import reconstruction
+from vitfm.losses import diagnostics, reconstruction
 from vitfm.models import masking, probes, stem
 from vitfm.objectives import base
 
@@ -68,7 +68,8 @@ def make(
     def loss(
         params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, base.Aux]:
-        return autoencoder.loss(params, batch["image"], *drawn(batch["image"], key)), base.Aux({})
+        value, metrics = autoencoder.loss(params, batch["image"], *drawn(batch["image"], key))
+        return value, base.Aux(metrics)
 
     def masks(batch: base.Batch, key: jax.Array) -> dict[str, jax.Array]:
         image = batch["image"]
@@ -82,7 +83,7 @@ def make(
 
     predict = {**probes.predictions(encoder), "reconstruct": reconstruct}
     # Exact: every example hides as many patches.
-    return base.Objective(init, loss, predict, accumulate="mean", masks=masks)
+    return base.Objective(init, loss, predict, accumulate="mean", healthy=diagnostics.RANK, masks=masks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,15 +117,18 @@ class Autoencoder:
         decoder = self.decoder.init(keys[1], features.tokens, keep, hidden, features.grid)["params"]
         return {"encoder": encoder, "decoder": decoder}
 
-    def loss(self, params: base.Params, image: jax.Array, noise: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """Squared error of the masked patches, []; `keys` [B] are for drop path."""
-        predicted, hidden = self._predict(params, image, noise, keys)
-        pixels = self._pixels(image)
-        return reconstruction.pixel_loss(predicted, _rows(pixels, hidden), self.norm_pix)
+    def loss(
+        self, params: base.Params, image: jax.Array, noise: jax.Array, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Squared error of the masked patches, [], and the rank of the visible ones; `keys` [B] are for drop path."""
+        predicted, hidden, features = self._predict(params, image, noise, keys)
+        value = reconstruction.pixel_loss(predicted, _rows(self._pixels(image), hidden), self.norm_pix)
+        seen = jax.lax.stop_gradient(features.mean(features.tokens))
+        return value, {"effective_rank": diagnostics.effective_rank(seen)}
 
     def reconstruct(self, params: base.Params, image: jax.Array, noise: jax.Array) -> jax.Array:
         """[B,3,H,W,C]: the image; the visible patches, the others 0, the mean colour; these filled with predictions."""
-        predicted, hidden = self._predict(params, image, noise, None)
+        predicted, hidden, _ = self._predict(params, image, noise, None)
         pixels, predicted = self._pixels(image), predicted.astype(jnp.float32)
         if self.norm_pix:  # What the model can't know: mean and deviation are the true patch's.
             mean, deviation = reconstruction.statistics(_rows(pixels, hidden))
@@ -136,11 +140,12 @@ class Autoencoder:
 
     def _predict(
         self, params: base.Params, image: jax.Array, noise: jax.Array, keys: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        """The hidden patches as the decoder sees them [B,M,P], and which they are, int [B,M]."""
+    ) -> tuple[jax.Array, jax.Array, models.Features]:
+        """The hidden patches as the decoder sees them [B,M,P], which they are, int [B,M], and what it sees them by."""
         keep, hidden = self._masking(noise)
         features = self.encoder.apply({"params": params["encoder"]}, image, keep, keys)
-        return self.decoder.apply({"params": params["decoder"]}, features.tokens, keep, hidden, features.grid), hidden
+        decoded = self.decoder.apply({"params": params["decoder"]}, features.tokens, keep, hidden, features.grid)
+        return decoded, hidden, features
 
     def _masking(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         return masking.split(noise, self.visible(noise.shape[1]))

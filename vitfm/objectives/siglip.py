@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vitfm.losses import contrastive
+from vitfm.losses import contrastive, diagnostics
 from vitfm.models import two_towers
 from vitfm.objectives import base
 
@@ -74,4 +74,4 @@ def of(
         value, metrics = contrastive.sigmoid_contrastive(embeddings["image"], embeddings["text"], scale, bias, concept)
         return value, base.Aux({**metrics, "logit_scale": scale, "logit_bias": bias})
 
-    return base.coupled(init, towers.embed, couple, towers.predictions())
+    return base.coupled(init, towers.embed, couple, towers.predictions(), healthy=diagnostics.PAIRS)

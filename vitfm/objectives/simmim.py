@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from vitfm import models
 from vitfm.config import ConfigError
-from vitfm.losses import reconstruction
+from vitfm.losses import diagnostics, reconstruction
 from vitfm.models import heads, masking, probes, stem
 from vitfm.objectives import base
 
@@ -59,7 +59,8 @@ def make(
     def loss(
         params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, base.Aux]:
-        return predictor.loss(params, batch["image"], *drawn(batch["image"], key)), base.Aux({})
+        value, metrics = predictor.loss(params, batch["image"], *drawn(batch["image"], key))
+        return value, base.Aux(metrics)
 
     def masks(batch: base.Batch, key: jax.Array) -> dict[str, jax.Array]:
         image = batch["image"]
@@ -71,7 +72,7 @@ def make(
 
     predict = {**probes.predictions(encoder), "reconstruct": reconstruct}
     # Exact: every example hides as many squares.
-    return base.Objective(init, loss, predict, accumulate="mean", masks=masks)
+    return base.Objective(init, loss, predict, accumulate="mean", healthy=diagnostics.RANK, masks=masks)
 
 
 def _check(predictor: Predictor, image_size: int) -> None:
@@ -126,11 +127,17 @@ class Predictor:
 
     def loss(
         self, params: base.Params, image: jax.Array, masked: jax.Array, keys: jax.Array | None = None
-    ) -> jax.Array:
-        """Mean absolute error of the masked pixels (equation 1), []; `keys` [B] are for drop path."""
-        predicted = self.predict(params, image, masked, keys)
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean absolute error of the masked pixels (equation 1), [], and the features' rank.
+
+        `keys` [B] are for drop path.
+        """
+        features = self._encoded(params, image, masked, keys)
+        predicted = self._squares(self._decoded(params, features, image))
         mean, deviation = self._normal(image)
-        return reconstruction.masked_l1(self._squares(predicted), self._squares((image - mean) / deviation), masked)
+        value = reconstruction.masked_l1(predicted, self._squares((image - mean) / deviation), masked)
+        seen = jax.lax.stop_gradient(features.mean(features.tokens))
+        return value, {"effective_rank": diagnostics.effective_rank(seen)}
 
     def reconstruct(self, params: base.Params, image: jax.Array, masked: jax.Array) -> jax.Array:
         """[B,3,H,W,C]: the image; what is seen, the rest 0, the mean colour; the rest filled with predictions."""
@@ -143,8 +150,16 @@ class Predictor:
         self, params: base.Params, image: jax.Array, masked: jax.Array, keys: jax.Array | None = None
     ) -> jax.Array:
         """Every pixel, [B,H,W,C]."""
+        return self._decoded(params, self._encoded(params, image, masked, keys), image)
+
+    def _encoded(
+        self, params: base.Params, image: jax.Array, masked: jax.Array, keys: jax.Array | None
+    ) -> models.Features:
         masked = self._grid(masked, image, self.mask_size // self.encoder.patch_size).reshape(len(image), -1)
-        features = self.encoder.apply({"params": params["encoder"]}, image, None, keys, masked=masked)
+        return self.encoder.apply({"params": params["encoder"]}, image, None, keys, masked=masked)
+
+    def _decoded(self, params: base.Params, features: models.Features, image: jax.Array) -> jax.Array:
+        """Every pixel of an `image` of this shape, [B,H,W,C]."""
         pixels = self.head.apply({"params": params["head"]}, features.tokens[:, features.prefix :])
         return stem.assembled(pixels, image.shape, self.encoder.stride)
 

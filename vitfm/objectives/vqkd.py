@@ -96,7 +96,12 @@ def make(
         found, distance = quantization.quantized(points, codebook, chosen.reshape(points.shape[:-1]))
         found = tokenizer.decode(params, found, for_decoder)
         reconstruction = mismatch(resized(seen, found.shape[1:3]), found, "cosine").mean()
-        metrics = {"reconstruction": reconstruction, "commitment": distance, **diagnostics.of_codes(chosen, codes)}
+        metrics = {
+            "reconstruction": reconstruction,
+            "commitment": distance,
+            "effective_rank": diagnostics.effective_rank(jax.lax.stop_gradient(points.mean((1, 2)))),
+            **diagnostics.of_codes(chosen, codes),
+        }
         return reconstruction + commitment * distance, base.Aux(metrics, changed)
 
     def started(codebook: jax.Array, rows: jax.Array, keys: jax.Array) -> jax.Array:
@@ -114,7 +119,7 @@ def make(
         # Exact: the pull is linear in the batch, and codes move after the whole of it.
         accumulate="mean" if start == "random" else None,
         why_not=_NO_PARTS,
-        healthy=diagnostics.CODES,
+        healthy=diagnostics.RANK | diagnostics.CODES,
         after_update=after_update,
         evaluated=lambda params, extra: {**params, "codebook": extra["codebook"]},
     )
