@@ -104,6 +104,22 @@ def test_what_is_missing_is_said(tmp_path: pathlib.Path, recipe: str, words: str
 
 
 @pytest.mark.parametrize("recipe", ["mae", "clip", "supervised"])
+def test_the_first_image_may_be_bad(tmp_path: pathlib.Path, recipe: str):
+    spec = folder(tmp_path / "x")
+    (tmp_path / "x/apples/-1.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "x/apples/000.txt").write_bytes("caf\xe9".encode("latin-1"))
+    evals = fitted(recipe, ("data.source", spec))["evals"]
+    assert {"mae": "fewshot", "clip": "zeroshot", "supervised": "classification"}[recipe] in evals
+
+
+def test_what_is_missing_is_said_where_the_first_image_is_bad(tmp_path: pathlib.Path):
+    spec = folder(tmp_path / "x", labels=False, captions=False)
+    (tmp_path / "x/-1.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(ConfigError, match="its examples have image, key"):
+        fitted("supervised", ("data.source", spec))
+
+
+@pytest.mark.parametrize("recipe", ["mae", "clip", "supervised"])
 def test_it_trains_with_the_path_alone(tmp_path: pathlib.Path, recipe: str):
     spec = folder(tmp_path / "x")
     arguments = [f"--config={tiny.ROOT}/configs/{recipe}.py:tiny", f"--config.data.source={spec}"]

@@ -7,6 +7,7 @@ What was given on the command line stays as it is.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -173,8 +174,11 @@ def _moved(
 
 
 def _texts(source: base.Source, label: str | None) -> bool:
-    """Whether the labels are words, which a text tower can read."""
-    return label is not None and isinstance(source[0].get(label), str)
+    """Whether the labels, those that are there, are words, which a text tower can read."""
+    if label is None:
+        return False
+    values = itertools.chain([base.first(source).get(label)], base.column(source, label, "data.label.feature"))
+    return isinstance(next((value for value in values if value is not None), None), str)
 
 
 def _needed(feature: str | None, what: str, key: str, source: base.Source) -> str:
@@ -185,7 +189,7 @@ def _needed(feature: str | None, what: str, key: str, source: base.Source) -> st
         }[what]
         raise ConfigError(
             f"The recipe learns from {what}, and {source.name} has none that it knows of: its examples have "
-            f"{', '.join(sorted(source[0]))}. {hint}: --config.{key}=..."
+            f"{', '.join(sorted(base.first(source)))}. {hint}: --config.{key}=..."
         )
     return feature
 
