@@ -100,6 +100,14 @@ def test_texts_beside_images_are_captions(tmp_path: pathlib.Path):
     assert list(source.column("caption")) == ["a red apple", None, "ä", None]
 
 
+def test_texts_and_objects_end_in_any_case(tmp_path: pathlib.Path):
+    contents = {"1.JPG": image(suffix="jpg"), "1.TXT": "a red apple", "2.JPG": image(suffix="jpg"), "2.txt": "a pear"}
+    contents |= {"3.JPG": image(suffix="jpg"), "3.Json": {"caption": "a plum"}, "4.jpg": image(suffix="jpg")}
+    source = opened(tmp_path, contents)
+    assert [example["caption"] for example in source] == ["a red apple", "a pear", "a plum", None]
+    assert list(source.column("caption")) == ["a red apple", "a pear", "a plum", None]
+
+
 def test_objects_beside_images_are_captions_and_features(tmp_path: pathlib.Path):
     """As img2dataset writes them, in shards that are folders."""
     first = {"caption": "a pear", "key": "000", "width": 512, "clip": 0.5, "tags": ["a", ["b"]], "exif": None}

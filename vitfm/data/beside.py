@@ -6,7 +6,7 @@ Each is a table with a row an image, `names`, `row(index)` and `column(name)`, a
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,18 +62,21 @@ class Sidecars:
     The keys are those of the first few objects; other keys of later ones are left out.
     """
 
-    def __init__(self, root: str, paths: Texts, texts: Collection[str], objects: Collection[str]):
+    def __init__(self, root: str, paths: Texts, texts: Mapping[str, str], objects: Mapping[str, str]):
         """Finds which images have something beside them.
 
         Args:
           root: the folder.
           paths: of the images, below it.
-          texts, objects: paths of all files that end in .txt and in .json, without these endings.
+          texts, objects: paths of all files that end in .txt and in .json, without these endings -> the ending as it
+            is written: .txt, .TXT.
         """
         self._root, self._paths = root, paths
+        self._suffixes = ("", *sorted({*texts.values(), *objects.values()}))
+        number = {suffix: index for index, suffix in enumerate(self._suffixes)}
         stems = lambda: (posixpath.splitext(path)[0] for path in paths)
-        self._texts = np.fromiter((stem in texts for stem in stems()), bool, len(paths))
-        self._objects = np.fromiter((stem in objects for stem in stems()), bool, len(paths))
+        numbers = lambda found: np.fromiter((number[found.get(stem, "")] for stem in stems()), np.uint8, len(paths))
+        self._texts, self._objects = numbers(texts), numbers(objects)  # Of an image's suffixes, 0 for no file.
         keys: dict[str, None] = {}
         for index in np.flatnonzero(self._objects)[:_LOOKED_AT]:
             try:
@@ -106,21 +109,22 @@ class Sidecars:
             return None
 
     def _text(self, index: int) -> str:
-        path, content = self._read(index, ".txt")
+        path, content = self._read(index, self._texts)
         try:
             return content.decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise BadExample("caption", f"{path} is no text in UTF-8: {error}.") from None
 
     def _object(self, index: int) -> dict[str, Any]:
-        path, content = self._read(index, ".json")
+        path, content = self._read(index, self._objects)
         found = tables.json_object(content)
         if found is None:
             raise BadExample("corrupt", f"{path} is no JSON object.")
         return found
 
-    def _read(self, index: int, suffix: str) -> tuple[str, bytes]:
-        path = files.join(self._root, posixpath.splitext(self._paths[index])[0] + suffix)
+    def _read(self, index: int, numbers: np.ndarray) -> tuple[str, bytes]:
+        stem = posixpath.splitext(self._paths[index])[0]
+        path = files.join(self._root, stem + self._suffixes[numbers[index]])
         return path, files.read(path)
 
 

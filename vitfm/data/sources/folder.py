@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import posixpath
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -87,7 +88,7 @@ def make(rest: str) -> Source:
         raise ConfigError(
             f"folder:{rest}: this folder {kind}. Tables are 'csv:PATH' and 'jsonl:PATH', tars 'webdataset:PATH'."
         )
-    stems: dict[str, set[str]] = {".txt": set(), ".json": set()}
+    stems: dict[str, dict[str, str]] = {".txt": {}, ".json": {}}
     metadata: list[str] = []
     paths = Texts(_images(rest, stems, metadata))
     if not len(paths):
@@ -104,14 +105,15 @@ def make(rest: str) -> Source:
     return Source(rest, paths, columns)
 
 
-def _images(root: str, stems: dict[str, set[str]], metadata: list[str]) -> Iterator[str]:
-    """Paths of the images; beside them those of `stems` by their suffix, and of `metadata`, are gathered."""
+def _images(root: str, stems: dict[str, dict[str, str]], metadata: list[str]) -> Iterator[str]:
+    """Paths of the images; those of `metadata`, and of `stems` with their suffix as it is written, are gathered."""
     for path in files.below(root):
         suffix = _suffix(path)
         if suffix in SUFFIXES:
             yield path
         elif suffix in stems:
-            stems[suffix].add(path[: -len(suffix)])
+            stem = path[: -len(suffix)]
+            stems[suffix][stem] = sys.intern(path[len(stem) :])
         elif posixpath.basename(path) in _TABLES:
             metadata.append(path)
 
