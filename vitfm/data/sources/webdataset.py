@@ -25,13 +25,14 @@ from vitfm.data.shards import Shards, in_threads
 from vitfm.data.sources import folder
 from vitfm.data.texts import Texts
 
-_IMAGES = frozenset(suffix.removeprefix(".") for suffix in folder.SUFFIXES)
+_IMAGES = (suffix.removeprefix(".") for suffix in folder.SUFFIXES)
 _FEATURES = dict.fromkeys(_IMAGES, "image") | {"txt": "caption", "cls": "label"}
 _COMPRESSED = {"gz": "gunzip", "tgz": "gunzip", "bz2": "bunzip2", "xz": "unxz", "zst": "unzstd"}
 _ENDING = re.compile(r"\.(tgz|(?<=\.tar\.)(?:gz|bz2|xz|zst))$", re.IGNORECASE)
 _OPEN = 128  # Indexes, in a process.
 _APART = 2**16  # Bytes of other examples between members of one that are read with them.
 _LOOKED_AT = 16  # Objects whose keys are features.
+_SHOWN = 5  # Extensions in a message.
 
 
 class _Facts(NamedTuple):
@@ -63,7 +64,7 @@ class Source:
     def __getitem__(self, index: int) -> dict[str, Any]:
         shard, row = self._shards.place(index)
         key, contents = self.key(index), self._contents(shard, row)
-        if not any(_kind(extension) in _IMAGES for extension in contents):
+        if not any(map(_is_image, contents)):
             raise BadExample("missing", f"{self.name}: {key} has no image, only {', '.join(contents)}.")
         return dict.fromkeys(self._names) | self._features(contents, key) | {"key": key}
 
@@ -164,11 +165,12 @@ def make(rest: str) -> Source:
     noted = [f"{path} {own.note}" for path, own in zip(paths, facts, strict=True) if own.note]
     if noted:
         logging.getLogger(__name__).warning("%d of %d tars: %s.", len(noted), len(paths), ". ".join(noted[:3]))
-    kinds = {_kind(extension) for own in facts for extension in own.extensions}
-    if not kinds & _IMAGES:
+    found = sorted({extension for own in facts for extension in own.extensions})
+    if not any(map(_is_image, found)):
         raise ConfigError(
             f"webdataset:{rest}: {sum(own.count for own in facts)} examples in {len(paths)} tars, none with an image, "
-            f"but {', '.join(sorted(kinds)) or 'nothing'}. The members of one are called 0001.jpg, 0001.txt, ..."
+            f"but {', '.join(found[:_SHOWN]) or 'nothing'}{', ...' * (len(found) > _SHOWN)}. The members of one are "
+            "called 0001.jpg, 0001.txt, ..., with no other dot in the name."
         )
     return Source(rest, paths, facts)
 
@@ -178,13 +180,14 @@ def _facts(path: str) -> _Facts:
     return _Facts(index.stamp, len(index), index.extensions, index.note)
 
 
-def _kind(extension: str) -> str:
-    return extension.rpartition(".")[2]
+def _is_image(extension: str) -> bool:
+    """Whether it is the feature `image`, as mask.png is not."""
+    return _FEATURES.get(extension) == "image"
 
 
 def _value(extension: str, content: bytes, where: str) -> Any:
     """A text, a number or bytes; None for an empty text."""
-    kind = _kind(extension)
+    kind = extension.rpartition(".")[2]
     try:
         if kind == "txt":
             return content.decode("utf-8-sig").strip() or None
