@@ -108,6 +108,11 @@ def test_texts_and_objects_end_in_any_case(tmp_path: pathlib.Path):
     assert list(source.column("caption")) == ["a red apple", "a pear", "a plum", None]
 
 
+def test_a_table_without_rows_is_refused(tmp_path: pathlib.Path):
+    with pytest.raises(ConfigError, match=r"metadata\.csv' has no rows"):
+        opened(tmp_path, {"1.png": image(), "metadata.csv": "file_name,text\n"})
+
+
 def test_objects_beside_images_are_captions_and_features(tmp_path: pathlib.Path):
     """As img2dataset writes them, in shards that are folders."""
     first = {"caption": "a pear", "key": "000", "width": 512, "clip": 0.5, "tags": ["a", ["b"]], "exif": None}

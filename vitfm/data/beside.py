@@ -13,7 +13,7 @@ import numpy as np
 
 from vitfm.config import ConfigError
 from vitfm.data import files, tables
-from vitfm.data.bad import BadExample
+from vitfm.data.bad import BadExample, printable
 from vitfm.data.texts import Texts
 
 OURS = ("image", "key")  # Features of every image, which nothing beside it may be called.
@@ -41,19 +41,23 @@ class Columns(Protocol):
 
 
 class Folders:
-    """`label`: the first folder of each path."""
+    """`label`: the first folder of each path, as it can be printed."""
 
     names = ("label",)
 
     def __init__(self, paths: Texts, classes: Sequence[str]):
-        self.classes = tuple(classes)
+        self.classes = tuple(map(printable, classes))
         self._paths = paths
 
     def row(self, index: int) -> dict[str, Any]:
-        return {"label": self._paths[index].partition("/")[0]}
+        return {"label": _folder(self._paths[index])}
 
     def column(self, name: str) -> list[str]:
-        return [path.partition("/")[0] for path in self._paths]
+        return list(map(_folder, self._paths))
+
+
+def _folder(path: str) -> str:
+    return printable(path.partition("/")[0])
 
 
 class Sidecars:
@@ -148,6 +152,8 @@ class Metadata:
         self._table, self._row = np.full(len(paths), -1, np.int32), np.zeros(len(paths), np.int64)
         index_of = {path: index for index, path in enumerate(paths)} if opened else {}
         for number, (path, table) in enumerate(opened):
+            if not len(table):
+                raise ConfigError(f"{table.path!r} has no rows: give each image one, or remove the table.")
             for row, name in enumerate(table.column("file_name")):
                 index = index_of.get(posixpath.normpath(f"{files.parent(path)}{name}"))
                 if index is not None:
