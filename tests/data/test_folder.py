@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pathlib
 import pickle
 import shutil
@@ -19,8 +20,10 @@ import tifffile
 
 from vitfm.config import ConfigError
 from vitfm.data import formats, labels, sources
+from vitfm.data.__main__ import main
 from vitfm.data.bad import BadExample
 from vitfm.data.sources import base, folder
+from vitfm.metrics import files as run_files
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "ppm": "PPM", "jp2": "JPEG2000"}
 
@@ -111,6 +114,28 @@ def test_texts_and_objects_end_in_any_case(tmp_path: pathlib.Path):
 def test_a_table_without_rows_is_refused(tmp_path: pathlib.Path):
     with pytest.raises(ConfigError, match=r"metadata\.csv' has no rows"):
         opened(tmp_path, {"1.png": image(), "metadata.csv": "file_name,text\n"})
+
+
+def test_names_that_are_no_utf8(tmp_path: pathlib.Path, capsysbinary: pytest.CaptureFixture[bytes]):
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    for name in (b"1.png", b"2.png", b"\xe9.png"):
+        with open(odd + b"/" + name, "wb") as file:
+            file.write(b"<html>" if name == b"\xe9.png" else image())
+    source = opened(tmp_path, {"tea/1.png": image()})
+    assert source.classes("label") == (r"caf\udce9", "tea") and source[0]["label"] == r"caf\udce9"
+    assert source.column("label") == [r"caf\udce9"] * 3 + ["tea"] and source.key(0) == "caf\udce9/1.png"
+    ours = labels.make(open_source=lambda: source)
+    assert ours(source[3]) == 1
+    stored = {"classes": ours.classes, "source": f"folder:{os.fsdecode(odd)}"}
+    assert json.loads(run_files.dumps(stored)) == run_files.plain(stored)
+    assert (
+        main(["stats", f"folder:{tmp_path}"]) == 0 and b"bad, format (1): caf\\udce9/" in capsysbinary.readouterr().out
+    )
+    assert main(["prepare", f"folder:{tmp_path}", f"{tmp_path}/out", "--name=odd", "--workers=0", "--max-bad=1"]) == 0
 
 
 def test_objects_beside_images_are_captions_and_features(tmp_path: pathlib.Path):

@@ -16,7 +16,7 @@ import rich.progress
 
 from vitfm import config
 from vitfm.config import ConfigError
-from vitfm.data import inputs
+from vitfm.data import bad, inputs
 
 if TYPE_CHECKING:
     from vitfm.data import measure
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> None:
             threads=arguments.threads,
             seen=seen,
         )
-    print("\n".join(lines(found, options)))
+    print(bad.printable("\n".join(lines(found, options))))
     if arguments.out:
         pathlib.Path(arguments.out).write_text(json.dumps(as_json(found), indent=2) + "\n")
 
