@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import threading
 from collections.abc import Sequence
 
 import cv2
@@ -12,7 +13,7 @@ import pytest
 from tests import tiny
 from vitfm import main, overrides, own_data
 from vitfm.config import ConfigError
-from vitfm.data import pipeline, sources
+from vitfm.data import files, pipeline, sources
 from vitfm.evals import base
 
 SIZES = ((20, 20), (30, 45), (90, 260), (8000, 10))  # Rows, columns.
@@ -219,6 +220,18 @@ def test_what_is_missing_is_said_where_the_first_image_is_bad(tmp_path: pathlib.
     (tmp_path / "x/-1.jpg").symlink_to("nowhere.jpg")
     with pytest.raises(ConfigError, match="its examples have image, key"):
         fitted("supervised", ("data.source", spec))
+
+
+@pytest.mark.parametrize("part", ["", "#:99%"])
+def test_few_captions_are_read(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, part: str):
+    """Those that are measured, in several threads."""
+    spec = folder(tmp_path / "x", 300) + part
+    read, threads, by = [], set(), files.read
+    monkeypatch.setattr(own_data, "_SAMPLE", 130)
+    monkeypatch.setattr(files, "read", lambda path: read.append(path) or threads.add(threading.get_ident()) or by(path))
+    fitted("clip", ("data.source", spec))
+    texts = [path for path in read if path.endswith(".txt")]
+    assert 130 <= len(set(texts)) <= len(texts) <= 140 and len(threads) > 1
 
 
 @pytest.mark.parametrize("recipe", ["mae", "clip", "supervised"])

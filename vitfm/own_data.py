@@ -235,8 +235,8 @@ def _needed(feature: str | None, what: str, key: str, source: base.Source) -> st
 def _length(source: base.Source, caption: str, options: Mapping[str, Any]) -> int:
     """Tokens that hold nineteen of twenty captions, up to CLIP's 77; a multiple of 4."""
     tokenize = config_lib.call(tokenizer.make, {**options, "length": _LONGEST}, where="data.tokenizer")
-    texts = base.column(source, caption, "data.captions.name")
-    chosen = [texts[i] for i in np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLE)).astype(int)]
+    ids = np.linspace(0, len(source) - 1, min(len(source), _SAMPLE)).astype(int).tolist()
+    chosen = base.some(source, caption, "data.captions.name", ids)
     flat = [str(text) for several in chosen for text in (several if isinstance(several, tuple) else (several,)) if text]
     longest = int(np.percentile(tokenize(flat)[1].sum(1), 95)) if flat else _LONGEST
     return min(-(-longest // 4) * 4, _LONGEST)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from vitfm.config import ConfigError
-from vitfm.data import pipeline, sources, tar_index
+from vitfm.data import files, pipeline, sources, tar_index
 from vitfm.data.bad import BadExample
 from vitfm.data.sources import base, webdataset
 from vitfm.show import duplicates
@@ -242,6 +242,20 @@ def test_a_mask_is_no_image(tmp_path):
     ((_, found),) = loader.replaced(0, loader.batch(0)["replaced"])
     assert found.key == "0.tar/2"
     assert [found.key for _, found in duplicates.perceptual([f"webdataset:{tmp_path}"]).look.unreadable] == ["0.tar/2"]
+
+
+def test_a_few_captions_are_a_few_reads(shards, monkeypatch):
+    source, reads = sources.make(f"webdataset:{shards}"), []
+    by = files.read_range
+    monkeypatch.setattr(files, "read_range", lambda *asked: reads.append(asked) or by(*asked))
+    for part in (source, sources.make(f"webdataset:{shards}#:99%")):
+        reads.clear()
+        column = base.column(part, "caption", "x")
+        assert base.some(part, "caption", "x", [1, 12, 1]) == [column[1], column[12], column[1]]
+        assert base.some(part, "key", "x", [1, 12]) == [part.key(1), part.key(12)]
+    reads.clear()
+    base.some(source, "caption", "x", [1, 12])
+    assert len(reads) == 3  # The texts of each, and the example that tells the features.
 
 
 def test_no_such_shard(shards):

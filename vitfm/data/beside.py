@@ -14,10 +14,12 @@ import numpy as np
 from vitfm.config import ConfigError
 from vitfm.data import files, tables
 from vitfm.data.bad import BadExample, printable
+from vitfm.data.shards import in_threads
 from vitfm.data.texts import Texts
 
 OURS = ("image", "key")  # Features of every image, which nothing beside it may be called.
 _LOOKED_AT = 16  # Objects whose keys are features.
+_BLOCK = 64  # Files that a thread reads.
 
 
 class Columns(Protocol):
@@ -104,7 +106,13 @@ class Sidecars:
         return found
 
     def column(self, name: str) -> list[Any]:
-        return [self._or_none(index, name) for index in range(len(self._paths))]
+        return self.some(name, range(len(self._paths)))
+
+    def some(self, name: str, indices: Sequence[int]) -> list[Any]:
+        """A feature of these images, in threads; None of those whose row can't be read."""
+        values = lambda block: [self._or_none(int(index), name) for index in block]
+        blocks = [indices[start : start + _BLOCK] for start in range(0, len(indices), _BLOCK)]
+        return [value for own in in_threads(values, blocks, f"Reading {name}") for value in own]
 
     def _or_none(self, index: int, name: str) -> Any:
         try:

@@ -82,6 +82,10 @@ class Source:
         values = base.column(self._whole, feature, "data.source")
         return [values[index] for index in self._ids]
 
+    def some(self, feature: str, indices: Sequence[int]) -> Sequence[Any]:
+        """A feature of these examples."""
+        return base.some(self._whole, feature, "data.source", [int(self._ids[index]) for index in indices])
+
     def key(self, index: int) -> str:
         """Its key in the whole."""
         return base.key(self._whole, int(self._ids[index]))

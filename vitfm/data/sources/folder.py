@@ -65,6 +65,14 @@ class Source:
             raise ConfigError(f"{self.name}: {feature!r} of all images is no column.")
         return self._paths if own is None else own.column(feature)
 
+    def some(self, feature: str, indices: Sequence[int]) -> Sequence[Any]:
+        """A feature of these images, as `column` has it; texts and objects beside others are not read."""
+        own = self._with(feature)
+        if isinstance(own, beside.Sidecars):
+            return own.some(feature, indices)
+        values = self.column(feature)
+        return [values[index] for index in indices]
+
     def key(self, index: int) -> str:
         """The path below the folder."""
         return self._paths[index]

@@ -72,18 +72,21 @@ class Source:
         """A feature of every example; None where it lacks it or can't be read."""
         if feature == "key":
             return self.keys()
-        if feature == "image" or feature not in self._names:
-            raise ConfigError(f"{self.name}: {feature!r} of all examples is no column.")
-        in_objects = feature in self._keys
-        wanted = lambda extension: (
-            feature == _FEATURES.get(extension, extension) or (in_objects and extension == "json")
-        )
+        wanted = self._wanted(feature)
 
         def values(shard: int) -> list[Any]:
             return [self._value(shard, row, wanted, feature) for row in range(self._shards.counts[shard])]
 
         shards = range(len(self._shards.paths))
         return [value for own in in_threads(values, shards, f"Reading {feature}") for value in own]
+
+    def some(self, feature: str, indices: Sequence[int]) -> Sequence[Any]:
+        """A feature of these examples, as `column` has it."""
+        if feature == "key":
+            return [self.key(index) for index in indices]
+        wanted = self._wanted(feature)
+        value = lambda index: self._value(*self._shards.place(index), wanted, feature)
+        return list(in_threads(value, indices, f"Reading {feature}"))
 
     def key(self, index: int) -> str:
         """The shard, below the folder of all, and the name of the example in it."""
@@ -94,6 +97,17 @@ class Source:
         """The keys of all examples."""
         shards = range(len(self._shards.paths))
         return Texts(f"{self._shards.name(shard)}/{key}" for shard in shards for key in self._index(shard).all_keys())
+
+    def _wanted(self, feature: str) -> Callable[[str], bool]:
+        """Which extensions a feature is read from.
+
+        Raises:
+          ConfigError: it is none, or the image, which is not read without need.
+        """
+        if feature == "image" or feature not in self._names:
+            raise ConfigError(f"{self.name}: {feature!r} of all examples is no column.")
+        in_objects = feature in self._keys
+        return lambda extension: feature == _FEATURES.get(extension, extension) or (in_objects and extension == "json")
 
     def _opened(self, shard: int) -> tar_index.Index:
         return tar_index.make(self._shards.paths[shard], self._stamps[shard])
