@@ -134,10 +134,14 @@ def distinct(values: Iterable[Any], feature: str) -> tuple[str, ...]:
     Raises:
       ConfigError: they can't be labels.
     """
-    found = set()
+    found, value = set(), None
     for value in values:
         found.update(value if _several(value) else [value])
     found.discard(None)
+    if not found:
+        raise ConfigError(
+            f"config.data.label.feature = {feature!r} names no class: it is {value!r} in all examples. Name another."
+        )
     if _all(str, found):
         return tuple(sorted(found))
     if _all(numbers.Integral, found) and min(found) >= 0 and max(found) < MOST_CLASSES:
