@@ -138,6 +138,15 @@ def test_names_that_are_no_utf8(tmp_path: pathlib.Path, capsysbinary: pytest.Cap
     assert main(["prepare", f"folder:{tmp_path}", f"{tmp_path}/out", "--name=odd", "--workers=0", "--max-bad=1"]) == 0
 
 
+def test_no_name_is_a_home_directory(tmp_path: pathlib.Path):
+    contents = {"~1.png": image(1), "~1.txt": "first", "~/2.png": image(2), "~/metadata.csv": "file_name,n\n2.png,7\n"}
+    source = opened(tmp_path, contents)
+    assert {example["key"]: (example["image"], example["caption"], example["n"]) for example in source} == {
+        "~1.png": (image(1), "first", None),
+        "~/2.png": (image(2), None, 7),
+    }
+
+
 def test_objects_beside_images_are_captions_and_features(tmp_path: pathlib.Path):
     """As img2dataset writes them, in shards that are folders."""
     first = {"caption": "a pear", "key": "000", "width": 512, "clip": 0.5, "tags": ["a", ["b"]], "exif": None}

@@ -136,7 +136,7 @@ class Sidecars:
 
     def _read(self, index: int, numbers: np.ndarray) -> tuple[str, bytes]:
         stem = posixpath.splitext(self._paths[index])[0]
-        path = files.join(self._root, stem + self._suffixes[numbers[index]])
+        path = files.under(self._root, stem + self._suffixes[numbers[index]])
         return path, files.read(path)
 
 
@@ -154,7 +154,7 @@ class Metadata:
         Raises:
           ConfigError: there is no image of those that they name.
         """
-        opened = [(path, tables.make(files.join(root, path))) for path in found]
+        opened = [(path, tables.make(files.under(root, path))) for path in found]
         opened = [(path, table) for path, table in opened if "file_name" in table.names]
         self._tables = [table for _, table in opened]
         self._table, self._row = np.full(len(paths), -1, np.int32), np.zeros(len(paths), np.int64)

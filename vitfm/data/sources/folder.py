@@ -51,7 +51,7 @@ class Source:
         for own in self._columns:
             example |= own.row(index)
         path = self._paths[index]
-        return {**example, "image": files.read(files.join(self._root, path)), "key": path}
+        return {**example, "image": files.read(files.under(self._root, path)), "key": path}
 
     def classes(self, feature: str) -> tuple[str, ...] | None:
         """The names of the folders, where these are the labels; sorted."""
@@ -136,7 +136,7 @@ def _without_suffix(root: str) -> Texts:
     paths = Texts(path for path in files.below(root) if bare(path) and posixpath.basename(path) != "DICOMDIR")
     for path in itertools.islice(paths, _TRIED):
         try:
-            formats.kind(files.read(files.join(root, path)))
+            formats.kind(files.read(files.under(root, path)))
         except BadExample:
             continue
         return paths
