@@ -147,6 +147,14 @@ def test_no_name_is_a_home_directory(tmp_path: pathlib.Path):
     }
 
 
+def test_images_that_nothing_reads_are_told_once(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
+    contents = {"1.png": image(), "2.HEIC": b"x", "3.heic": b"x", "4.jxl": b"x", "5.nef": b"x", "6.mp4": b"x"}
+    for _ in range(2):
+        assert len(opened(tmp_path, contents)) == 1
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "2 .heic, 1 .jxl, 1 .nef files are left out" in message and "Convert them" in message
+
+
 def test_objects_beside_images_are_captions_and_features(tmp_path: pathlib.Path):
     """As img2dataset writes them, in shards that are folders."""
     first = {"caption": "a pear", "key": "000", "width": 512, "clip": 0.5, "tags": ["a", ["b"]], "exif": None}

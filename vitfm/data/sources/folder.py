@@ -11,7 +11,9 @@ in `file_name`. A feature that an image lacks is None; one called `label` takes 
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
 import posixpath
 import sys
 from collections import Counter
@@ -25,6 +27,9 @@ from vitfm.data.texts import Texts
 
 _NAMES = "jpg jpeg jpe jfif png webp avif gif bmp dib tif tiff dcm dicom ppm pgm pbm pnm jp2 j2k"
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
+_CAMERAS = "cr2 cr3 nef nrw arw srf sr2 orf rw2 raf dng pef srw"
+_OTHERS = f"heic heif hif jxl psd exr ico svg {_CAMERAS}"
+_UNREAD = frozenset(f".{name}" for name in _OTHERS.split())  # Images for which there is no decoder here.
 _TABLES = ("metadata.csv", "metadata.jsonl")
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _TRIED = 16  # Files without a suffix, of which one has to be an image.
@@ -98,9 +103,12 @@ def make(rest: str) -> Source:
         )
     stems: dict[str, dict[str, str]] = {".txt": {}, ".json": {}}
     metadata: list[str] = []
-    paths = Texts(_images(rest, stems, metadata))
+    unread: Counter[str] = Counter()
+    paths = Texts(_images(rest, stems, metadata, unread))
     if not len(paths):
         paths = _without_suffix(rest)
+    if unread:
+        _warn(rest, ", ".join(f"{count:,} {suffix}" for suffix, count in unread.most_common()))
     columns: list[beside.Columns] = []
     folders = {path.partition("/")[0] if "/" in path else "" for path in paths}
     if "" not in folders:
@@ -113,8 +121,11 @@ def make(rest: str) -> Source:
     return Source(rest, paths, columns)
 
 
-def _images(root: str, stems: dict[str, dict[str, str]], metadata: list[str]) -> Iterator[str]:
-    """Paths of the images; those of `metadata`, and of `stems` with their suffix as it is written, are gathered."""
+def _images(root: str, stems: dict[str, dict[str, str]], metadata: list[str], unread: Counter[str]) -> Iterator[str]:
+    """Paths of the images; those of `metadata`, and of `stems` with their suffix as it is written, are gathered.
+
+    Images that can't be read are counted in `unread`, by their suffix.
+    """
     for path in files.below(root):
         suffix = _suffix(path)
         if suffix in SUFFIXES:
@@ -124,6 +135,16 @@ def _images(root: str, stems: dict[str, dict[str, str]], metadata: list[str]) ->
             stems[suffix][stem] = sys.intern(path[len(stem) :])
         elif posixpath.basename(path) in _TABLES:
             metadata.append(path)
+        elif suffix in _UNREAD:
+            unread[suffix] += 1
+
+
+@functools.cache
+def _warn(root: str, counts: str) -> None:
+    """Says what is left out; once of a folder, which may be opened again and again."""
+    logging.getLogger(__name__).warning(
+        "folder:%s: %s files are left out: nothing here reads them. Convert them to JPEG or PNG.", root, counts
+    )
 
 
 def _without_suffix(root: str) -> Texts:
