@@ -7,19 +7,22 @@ What was given on the command line stays as it is.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
 from vitfm import config as config_lib
 from vitfm.config import ConfigError
+from vitfm.data import labels as labels_lib
 from vitfm.data import parts, sources, tokenizer
 from vitfm.data.sources import base
+from vitfm.evals import labelled
 
 HELDOUT = 50  # Images from which on a tenth of them says something.
 _SAMPLE = 1000  # Captions that are measured.
@@ -118,63 +121,102 @@ def _evaluated(
     if not config.get("evals") or "evals" in given:
         return
     spec = config.data.source
-    train, test, told = _halves(spec, len(source))
-    whole = train == test
+    parted, told = _parted(spec, source)
+    labels = None if roles["label"] is None else _labels(source, roles["label"], parted)
     kept: dict[str, dict[str, Any]] = {}
+    flaws: dict[str, dict[str, None]] = {}
     for evaluator in config.evals.to_dict().values():
-        moved = _moved(evaluator, roles, train, test, texts=_texts(source, roles["label"]))
-        if moved is None or (whole and "train" in moved):
+        moved = _moved(evaluator, roles, spec, parted, texts=labels is not None and labels.texts)
+        if moved is None or (parted.whole and "train" in moved):
+            continue
+        if flaw := labels.flaw(moved) if labels and not moved.keys().isdisjoint(("label", "tasks")) else "":
+            flaws.setdefault(flaw, {})[moved["name"]] = None
             continue
         # Those that differed in what they read are one now: drawn where one of them was, and as often.
         shown = {key: moved[key] for key in ("every", "pictures") if moved.get(key)}
         kept[moved["name"]] = {**moved, **kept.get(moved["name"], {}), **shown}
+    yield from (f"{', '.join(names)} can't be asked: {flaw}" for flaw, names in flaws.items())
     config.evals = kept
     if not kept:
         yield "no evaluator of the recipe can ask this data anything"
         return
-    config.data.source = train
+    config.data.source = parted.train
+    ours = labels and parted.split and config.data.get("label") is not None and "data.label" not in given
+    if ours and not labels_lib.known(source, labels.name):  # Else a class of the tenth alone would be no class.
+        config.data.label.classes = labels.classes
     yield f"{told} by {', '.join(kept)}"
 
 
-def _halves(spec: Any, examples: int) -> tuple[Any, Any, str]:
-    """What is trained on and what is evaluated on, the same where nothing is held out, and what a person is told."""
+class _Parted(NamedTuple):
+    """What is trained on and what is evaluated on, by name and opened.
+
+    Attributes:
+      split: the two are all of one source, of which the second was held out.
+    """
+
+    train: Any
+    test: Any
+    sources: tuple[base.Source, base.Source]
+    split: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is held out."""
+        return self.train == self.test
+
+
+def _parted(spec: Any, source: base.Source) -> tuple[_Parted, str]:
+    """The split beside `train`, or a tenth, is held out; and what a person is told."""
     siblings = [spec[: -len("train")] + name for name in _SIBLINGS] if str(spec).endswith((":train", "/train")) else []
-    for test in filter(_opens, siblings):
-        return spec, test, f"{test} is evaluated"
-    if isinstance(spec, str) and parts.split(spec)[1] is None and examples >= HELDOUT and _opens(f"{spec}#90%:"):
-        test = f"{spec}#90%:"
-        return f"{spec}#:90%", test, f"a tenth of the images is held out ({test}) and evaluated"
-    return spec, spec, "nothing is held out; training images are evaluated"
+    for test in siblings:
+        with contextlib.suppress(ConfigError):  # It is not there.
+            return _Parted(spec, test, (source, sources.make(test))), f"{test} is evaluated"
+    if isinstance(spec, str) and len(source) >= HELDOUT:
+        with contextlib.suppress(ConfigError):  # All examples have one key.
+            train, test = (f"{spec}{part}" for part in _tenth(spec))
+            opened = tuple(parts.make(source, parts.split(own)[1], own) for own in (train, test))
+            return _Parted(train, test, opened, True), f"a tenth of the images is held out ({test}) and evaluated"
+    return _Parted(spec, spec, (source, source)), "nothing is held out; training images are evaluated"
 
 
-def _opens(spec: str) -> bool:
-    try:
-        return len(sources.make(spec)) > 0
-    except ConfigError:
-        return False
+def _tenth(spec: str) -> tuple[str, str]:
+    """Parts of a source: nine tenths and one, of what it is a part of already, by what that goes by."""
+    start, end, by = 0.0, 1.0, None
+    whole, part = parts.split(spec)
+    while part is not None:
+        if isinstance(part, parts.Part):
+            start, end, by = max(start, part.start), min(end, part.end), by or part.by
+        whole, part = parts.split(whole)
+    percent = f"{100 * (start + 0.9 * (end - start)):.6f}".rstrip("0").rstrip(".")
+    group = f"&by={by}" if by else ""
+    return f"#:{percent}%{group}", f"#{percent}%:{group}"
 
 
 def _moved(
-    evaluator: Mapping[str, Any], roles: Mapping[str, str | None], train: str, test: str, *, texts: bool
+    evaluator: Mapping[str, Any], roles: Mapping[str, str | None], whole: Any, parted: _Parted, *, texts: bool
 ) -> dict[str, Any] | None:
-    """An evaluator's options for other data; None where that lacks what it asks for."""
-    moved = {**evaluator, "prefix": "heldout"}
+    """An evaluator's options for other data, `whole` before it was parted; None where that lacks what it asks for."""
+    moved = {**evaluator, "prefix": "train" if parted.whole else "heldout"}
     for key in _READS:
         if key in evaluator:
-            moved[key] = train if key == "train" else test
+            moved[key] = parted.train if key == "train" else parted.test
     if "label" in evaluator:
         moved["label"] = roles["label"]
     if evaluator["name"] in ("retrieval", "captions"):
         moved["caption"] = roles["caption"]
     if "tasks" in evaluator:
-        moved["tasks"] = {"zeroshot": {"label": roles["label"], "classes": train}} if texts else None
+        moved["tasks"] = {"zeroshot": {"label": roles["label"], "classes": whole}} if texts else None
         moved["templates"] = ("{}", "a photo of {}")
     return None if any(value is None and evaluator.get(key, "") is not None for key, value in moved.items()) else moved
 
 
-def _texts(source: base.Source, label: str | None) -> bool:
-    """Whether the labels are words, which a text tower can read."""
-    return label is not None and isinstance(source[0].get(label), str)
+def _labels(source: base.Source, name: str, parted: _Parted) -> labelled.Labels:
+    """The labels of both parts, read once; no image is."""
+    train, test = (base.column(own, name, "data.label.feature") for own in parted.sources)
+    classes: Sequence[str] = ()
+    with contextlib.suppress(ConfigError):  # Numbers that are no classes.
+        classes = labels_lib.known(source, name) or labels_lib.distinct([*train, *(test if parted.split else ())], name)
+    return labelled.make(name, train, test, classes)
 
 
 def _needed(feature: str | None, what: str, key: str, source: base.Source) -> str:
@@ -185,7 +227,7 @@ def _needed(feature: str | None, what: str, key: str, source: base.Source) -> st
         }[what]
         raise ConfigError(
             f"The recipe learns from {what}, and {source.name} has none that it knows of: its examples have "
-            f"{', '.join(sorted(source[0]))}. {hint}: --config.{key}=..."
+            f"{', '.join(sorted(base.first(source)))}. {hint}: --config.{key}=..."
         )
     return feature
 
@@ -193,8 +235,8 @@ def _needed(feature: str | None, what: str, key: str, source: base.Source) -> st
 def _length(source: base.Source, caption: str, options: Mapping[str, Any]) -> int:
     """Tokens that hold nineteen of twenty captions, up to CLIP's 77; a multiple of 4."""
     tokenize = config_lib.call(tokenizer.make, {**options, "length": _LONGEST}, where="data.tokenizer")
-    texts = base.column(source, caption, "data.captions.name")
-    chosen = [texts[i] for i in np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLE)).astype(int)]
+    ids = np.linspace(0, len(source) - 1, min(len(source), _SAMPLE)).astype(int).tolist()
+    chosen = base.some(source, caption, "data.captions.name", ids)
     flat = [str(text) for several in chosen for text in (several if isinstance(several, tuple) else (several,)) if text]
     longest = int(np.percentile(tokenize(flat)[1].sum(1), 95)) if flat else _LONGEST
     return min(-(-longest // 4) * 4, _LONGEST)

@@ -71,6 +71,8 @@ def test_help_has_examples_that_parse(words: list[str], capsys: pytest.CaptureFi
         (["--name=a", "--split=a-b"], ["'a-b'"]),
         (["--name=a", "--split=a", "--splits", "b=#:1%"], ["--splits", "give one"]),
         (["--name=a", "--splits", "b"], ["--splits 'b'", "SPLIT=PART"]),
+        (["--name=a", "--splits", "b=#:50%", "b=#50%:"], ["--splits", "'b'", "'#:50%' and '#50%:'"]),
+        (["--name=a", "--feature=x=int", "--feature=x=text"], ["--feature", "'x'", "'int' and 'text'"]),
         (["--name=a", "--feature=x"], ["--feature 'x'", "NAME=TYPE"]),
         (["--name=a", "--feature=x=flaot"], ["x=flaot", "did you mean 'float'"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pathlib
 import pickle
 import shutil
@@ -19,8 +20,10 @@ import tifffile
 
 from vitfm.config import ConfigError
 from vitfm.data import formats, labels, sources
+from vitfm.data.__main__ import main
 from vitfm.data.bad import BadExample
 from vitfm.data.sources import base, folder
+from vitfm.metrics import files as run_files
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "ppm": "PPM", "jp2": "JPEG2000"}
 
@@ -98,6 +101,58 @@ def test_texts_beside_images_are_captions(tmp_path: pathlib.Path):
     assert source.roles["caption"] == "caption"
     assert [example["caption"] for example in source] == ["a red apple", None, "ä", None]
     assert list(source.column("caption")) == ["a red apple", None, "ä", None]
+
+
+def test_texts_and_objects_end_in_any_case(tmp_path: pathlib.Path):
+    contents = {"1.JPG": image(suffix="jpg"), "1.TXT": "a red apple", "2.JPG": image(suffix="jpg"), "2.txt": "a pear"}
+    contents |= {"3.JPG": image(suffix="jpg"), "3.Json": {"caption": "a plum"}, "4.jpg": image(suffix="jpg")}
+    source = opened(tmp_path, contents)
+    assert [example["caption"] for example in source] == ["a red apple", "a pear", "a plum", None]
+    assert list(source.column("caption")) == ["a red apple", "a pear", "a plum", None]
+
+
+def test_a_table_without_rows_is_refused(tmp_path: pathlib.Path):
+    with pytest.raises(ConfigError, match=r"metadata\.csv' has no rows"):
+        opened(tmp_path, {"1.png": image(), "metadata.csv": "file_name,text\n"})
+
+
+def test_names_that_are_no_utf8(tmp_path: pathlib.Path, capsysbinary: pytest.CaptureFixture[bytes]):
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    for name in (b"1.png", b"2.png", b"\xe9.png"):
+        with open(odd + b"/" + name, "wb") as file:
+            file.write(b"<html>" if name == b"\xe9.png" else image())
+    source = opened(tmp_path, {"tea/1.png": image()})
+    assert source.classes("label") == (r"caf\udce9", "tea") and source[0]["label"] == r"caf\udce9"
+    assert source.column("label") == [r"caf\udce9"] * 3 + ["tea"] and source.key(0) == "caf\udce9/1.png"
+    ours = labels.make(open_source=lambda: source)
+    assert ours(source[3]) == 1
+    stored = {"classes": ours.classes, "source": f"folder:{os.fsdecode(odd)}"}
+    assert json.loads(run_files.dumps(stored)) == run_files.plain(stored)
+    assert (
+        main(["stats", f"folder:{tmp_path}"]) == 0 and b"bad, format (1): caf\\udce9/" in capsysbinary.readouterr().out
+    )
+    assert main(["prepare", f"folder:{tmp_path}", f"{tmp_path}/out", "--name=odd", "--workers=0", "--max-bad=1"]) == 0
+
+
+def test_no_name_is_a_home_directory(tmp_path: pathlib.Path):
+    contents = {"~1.png": image(1), "~1.txt": "first", "~/2.png": image(2), "~/metadata.csv": "file_name,n\n2.png,7\n"}
+    source = opened(tmp_path, contents)
+    assert {example["key"]: (example["image"], example["caption"], example["n"]) for example in source} == {
+        "~1.png": (image(1), "first", None),
+        "~/2.png": (image(2), None, 7),
+    }
+
+
+def test_images_that_nothing_reads_are_told_once(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
+    contents = {"1.png": image(), "2.HEIC": b"x", "3.heic": b"x", "4.jxl": b"x", "5.nef": b"x", "6.mp4": b"x"}
+    for _ in range(2):
+        assert len(opened(tmp_path, contents)) == 1
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "2 .heic, 1 .jxl, 1 .nef files are left out" in message and "Convert them" in message
 
 
 def test_objects_beside_images_are_captions_and_features(tmp_path: pathlib.Path):

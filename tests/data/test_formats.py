@@ -121,6 +121,31 @@ def test_pixels_are_pillows(name: str):
         assert np.abs(found.astype(int) - expected).max() <= (1 if blended else 0)  # Pillow blends to within one.
 
 
+def test_any_brand_of_avif_is_read():
+    """What decides is not the first brand alone: tools write the family's, `mif1`, too."""
+    if not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    data = encoded(COLOURS, "AVIF")
+    for brand in (b"mif1", b"msf1"):
+        again = data.replace(b"ftypavif", b"ftyp" + brand, 1)
+        assert formats.kind(again) == "avif"
+        np.testing.assert_array_equal(formats.decode(again, RGB), formats.decode(data, RGB))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "HEIC, which is to be converted"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(40), "no known format"),
+        (b"\xff\x0a" + bytes(range(40)), "JPEG XL"),
+    ],
+)
+def test_what_is_met_with_is_named(data: bytes, words: str):
+    with pytest.raises(BadExample, match=words) as error:
+        formats.kind(data)
+    assert error.value.reason == "format"
+
+
 @pytest.mark.parametrize("name", JPEGS)
 def test_pixels_of_jpegs_are_nearly_pillows(name: str):
     data = JPEGS[name]()

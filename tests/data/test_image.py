@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -185,6 +186,55 @@ def test_thin_images_are_no_trouble(long: int, short: int, upright: bool):
     shape = (long, short) if upright else (short, long)
     crop = image.random_crop(16)(np.zeros((*shape, 4), np.uint8), np.random.default_rng(long))
     assert crop.shape == (16, 16, 4)
+
+
+@pytest.fixture
+def resized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The sides of all that OpenCV and Pillow make."""
+    sides: list[tuple[int, int]] = []
+    by_opencv, by_pillow = cv2.resize, PIL.Image.Image.resize
+    monkeypatch.setattr(cv2, "resize", lambda own, new, **options: sides.append(new) or by_opencv(own, new, **options))
+    monkeypatch.setattr(
+        PIL.Image.Image, "resize", lambda own, new, *rest: sides.append(new) or by_pillow(own, new, *rest)
+    )
+    return sides
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1), (3, 5_001)])
+def test_of_what_the_centre_does_not_show_nothing_is_made(resized: list[tuple[int, int]], shape: tuple[int, int]):
+    pixels = RNG.integers(0, 256, (*shape, 3), np.uint8)
+    assert image.resize(pixels, 224).shape == (224, 224, 3)
+    cut = evaluation.make(size=256, crop=224, image_size=224)
+    assert cut(pixels, None).shape == (224, 224, 3)
+    assert max(map(max, resized)) <= (image.OBLONG + 1) * 256
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("shape", [(20, 501), (500, 21), (60, 1_000)])
+@pytest.mark.parametrize("size", [32, 16])
+def test_the_centre_of_a_long_image_is_where_it_was(shape: tuple[int, int], size: int, channels: int):
+    """Of an image whose values say where they are, along its longer side."""
+    axis, step = int(np.argmax(shape)), min(shape) / size
+    places = np.broadcast_to(np.indices(shape, np.float32)[axis, ..., None], (*shape, channels))
+    found = image.resize(np.ascontiguousarray(places), size, colours=channels < 5)
+    assert found.shape == (size, size, channels)
+    along = found.mean(axis=(1 - axis, 2))
+    new = round(max(shape) / step)
+    wanted = ((new - size) // 2 + np.arange(size) + 0.5) * max(shape) / new - 0.5
+    assert np.abs(along - wanted).max() < step
+
+
+@pytest.mark.parametrize("centre", ["floor", "round"])
+@pytest.mark.parametrize("shape", [(20, 501), (500, 21), (7, 333)])
+@pytest.mark.parametrize(("size", "crop"), [(32, 28), (16, 15), (16, 20)])
+def test_evaluation_of_a_long_image_is_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], size: int, crop: int, centre: Any
+):
+    cut = evaluation.make(size=size, crop=crop, image_size=crop, centre=centre)
+    pixels = RNG.integers(0, 256, (*shape, 3), np.uint8)
+    found = cut(pixels, None)
+    monkeypatch.setattr(evaluation, "OBLONG", 10**9)
+    np.testing.assert_allclose(found.astype(int), cut(pixels, None), atol=1)
 
 
 def test_crops_depend_on_the_generator_alone():

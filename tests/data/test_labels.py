@@ -137,8 +137,8 @@ def test_examples_without_a_label_are_bad(values: Sequence[Any]):
         ([np.int64(-1), np.int64(4)], {}, "integers from 0 up"),
         ([np.int64(2**40)], {}, "integers from 0 up"),
         (["cat", np.int64(1)], {}, "labels are texts, or integers"),
-        ([(), ()], {}, "0 names"),
-        ([None, None], {}, "0 names"),
+        ([(), ()], {}, r"'kind' names no class: it is \(\) in all"),
+        ([None, None], {}, "'kind' names no class: it is None in all examples"),
         (["cat"], {"classes": ["cat", "cat"]}, "2 names, of which 1 differ"),
     ],
 )

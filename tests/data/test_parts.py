@@ -155,15 +155,32 @@ def test_a_part_knows_what_the_whole_knows():
         ("csv:/x.csv?image=a&label=b#:90%&by=c", "csv:/x.csv?image=a&label=b", (0.0, 0.9, "c")),
         ("tfds:emoji:train[:90%]", "tfds:emoji:train[:90%]", None),
         ("folder:/a#90", "folder:/a#90", None),
+        ("folder:/a#:", "folder:/a", (0.0, 1.0, None)),
+        ("folder:/a#b:9", "folder:/a#b:9", None),
     ],
 )
 def test_specs(spec: str, whole: str, part: tuple[float, float, str | None] | None):
     assert parts.split(spec) == (whole, part)
 
 
-@pytest.mark.parametrize("text", ["#50%:50%", "#60%:50%", "#:0%", "#:101%", "#100%:"])
+@pytest.mark.parametrize("text", ["#50%:50%", "#60%:50%", "#:0%", "#100%:"])
 def test_a_part_with_nothing_in_it_is_refused(text: str):
     with pytest.raises(ConfigError, match=r"the part from .* is empty; write '#:90%' or '#90%:'"):
+        parts.split(f"folder:/a{text}")
+
+
+@pytest.mark.parametrize("text", ["#:101%", "#110%:", "#50%:110%&by=patient"])
+def test_a_part_beyond_all_is_refused(text: str):
+    with pytest.raises(ConfigError, match=r"a part ends at 100%, which is all; write '#:90%' or '#90%:'"):
+        parts.split(f"folder:/a{text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("#:90", "#:90%"), ("#90:", "#90%:"), ("#10%:90", "#10%:90%"), ("#2.5:&by=patient", "#2.5%:&by=patient")],
+)
+def test_numbers_that_are_no_percent_are_refused(text: str, wanted: str):
+    with pytest.raises(ConfigError, match=f"parts are in percent; write '{wanted}'"):
         parts.split(f"folder:/a{text}")
 
 

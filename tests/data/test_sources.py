@@ -141,6 +141,7 @@ def test_scheme_may_be_a_module_of_the_user(tmp_path, monkeypatch):
     ("spec", "words"),
     [
         ("emoji", ["lacks its scheme", "tfds:emoji:train"]),
+        ("s3://bucket/x", ["lacks its scheme", "'folder:s3://bucket/x'", "'webdataset:'"]),
         ("tdfs:emoji", ["'tdfs'", "did you mean 'tfds'"]),
         ("tfds:", ["tfds:NAME[:SPLIT]"]),
         ("tfds:emoji:trian", ["'trian'", "did you mean 'train'", "test_concept"]),

@@ -179,6 +179,23 @@ def test_words_that_are_unknown_are_refused():
         command("tfds:emoji:train", "--rnage=0,1")
     with pytest.raises(ConfigError, match="--sample=0 must be at least 1"):
         command("tfds:emoji:train", "--sample=0")
+    for threads in (0, -1):
+        with pytest.raises(ConfigError, match=f"--threads={threads} must be at least 1"):
+            command("tfds:emoji:train", f"--threads={threads}")
+    for bands in ("0.5", "red", "()"):
+        with pytest.raises(ConfigError, match=r"--bands=.* must be numbers of channels"):
+            command("tfds:emoji:train", f"--bands={bands}")
+
+
+def test_where_it_is_written_to_is_seen_to_before(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    command("tfds:emoji:validation[:3]", "--bands=0", f"--out={tmp_path}/new/x.json")
+    assert json.loads((tmp_path / "new/x.json").read_text())["input"]["channels"] == 1
+    monkeypatch.setattr(measure, "measure", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--out=.*/file/x\.json can't be written: .*"):
+        command("tfds:emoji:validation[:3]", f"--out={tmp_path}/file/x.json")
+    with pytest.raises(ConfigError, match=r"--out=.*/new is a folder"):
+        command("tfds:emoji:validation[:3]", f"--out={tmp_path}/new")
 
 
 def test_options_are_read_from_words(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):

@@ -107,15 +107,31 @@ def test_members_in_any_order_and_again(tmp_path):
         assert whole.extractfile("0003.jpg").read() == b"better"  # As tar has it, too.
 
 
-def test_links_are_no_samples(tmp_path):
+def test_links_are_the_files_they_lead_to(tmp_path):
     path = tmp_path / "a.tar"
+    links = [(tarfile.LNKTYPE, "x/b.jpg", "x/a.jpg"), (tarfile.LNKTYPE, "./c.jpg", "./x/a.jpg")]
+    links += [(tarfile.SYMTYPE, "y/d.jpg", "../x/a.jpg"), (tarfile.LNKTYPE, "x/a.txt", "x/a.jpg")]
+    links += [(tarfile.LNKTYPE, "e.jpg", "nowhere.jpg"), (tarfile.SYMTYPE, "f.jpg", "/x/a.jpg")]
     with tarfile.open(path, "w") as tar:
-        tar.addfile(tarfile.TarInfo("a.jpg"))
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
-            link = tarfile.TarInfo("b.jpg")
-            link.type, link.linkname = kind, "a.jpg"
+        for kind, name, target in links[:2]:  # Before and behind the file.
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
             tar.addfile(link)
-    assert list(tar_index.make(str(path)).all_keys()) == ["a"]
+        file = tarfile.TarInfo("x/a.jpg")
+        file.size = 5
+        tar.addfile(file, io.BytesIO(b"image"))
+        pipe = tarfile.TarInfo("p.jpg")
+        pipe.type = tarfile.FIFOTYPE
+        tar.addfile(pipe)
+        for kind, name, target in links[2:]:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            tar.addfile(link)
+    index = tar_index.make(str(path))
+    found = contents(str(path), index)
+    assert found.pop("x/a") == {"jpg": b"image", "txt": b"image"}
+    assert found == {key: {"jpg": b"image"} for key in ("x/b", "c", "y/d")}
+    assert index.note == "has 2 links that lead to no file in it, and are left out"
 
 
 def test_empty_tar(tmp_path):

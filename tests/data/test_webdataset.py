@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from vitfm.config import ConfigError
-from vitfm.data import sources, tar_index
+from vitfm.data import files, pipeline, sources, tar_index
 from vitfm.data.bad import BadExample
 from vitfm.data.sources import base, webdataset
+from vitfm.show import duplicates
 
 
 def jpeg(number):
@@ -216,6 +217,7 @@ def test_truncated_shards_are_used_up_to_there(shards, caplog):
         ({"a.jpg": b"\xff\xd8\xff"}, r"a\.jpg' is no tar"),
         ({"empty.tar": bytes(10240)}, "0 examples in 1 tars, none with an image, but nothing"),
         ({"other.tar": "npy"}, "1 examples in 1 tars, none with an image, but npy"),
+        ({"other.tar": "001.jpg"}, r"none with an image, but 001\.jpg\. .* with no other dot in the name"),
     ],
 )
 def test_refuses_in_words(tmp_path, files, words):
@@ -226,6 +228,34 @@ def test_refuses_in_words(tmp_path, files, words):
             write(tmp_path / name, [(f"x.{content or 'jpg'}", b"")])
     with pytest.raises(ConfigError, match=words):
         webdataset.make(str(tmp_path))
+
+
+def test_a_mask_is_no_image(tmp_path):
+    """An example that has a mask alone is replaced, and missed by what looks for copies."""
+    members = [(f"{n}{end}", jpeg(n)) for n in range(5) for end in (".jpg", ".mask.png") if (n, end) != (2, ".jpg")]
+    write(tmp_path / "0.tar", members)
+    source = sources.make(f"webdataset:{tmp_path}")
+    with pytest.raises(BadExample, match=r"0\.tar/2 has no image, only mask\.png") as error:
+        source[2]
+    assert error.value.reason == "missing"
+    loader = pipeline.make(source=f"webdataset:{tmp_path}", image_size=8).train_loader(batch_size=5, seed=0)
+    ((_, found),) = loader.replaced(0, loader.batch(0)["replaced"])
+    assert found.key == "0.tar/2"
+    assert [found.key for _, found in duplicates.perceptual([f"webdataset:{tmp_path}"]).look.unreadable] == ["0.tar/2"]
+
+
+def test_a_few_captions_are_a_few_reads(shards, monkeypatch):
+    source, reads = sources.make(f"webdataset:{shards}"), []
+    by = files.read_range
+    monkeypatch.setattr(files, "read_range", lambda *asked: reads.append(asked) or by(*asked))
+    for part in (source, sources.make(f"webdataset:{shards}#:99%")):
+        reads.clear()
+        column = base.column(part, "caption", "x")
+        assert base.some(part, "caption", "x", [1, 12, 1]) == [column[1], column[12], column[1]]
+        assert base.some(part, "key", "x", [1, 12]) == [part.key(1), part.key(12)]
+    reads.clear()
+    base.some(source, "caption", "x", [1, 12])
+    assert len(reads) == 3  # The texts of each, and the example that tells the features.
 
 
 def test_no_such_shard(shards):

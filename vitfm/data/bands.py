@@ -13,7 +13,14 @@ from vitfm.data import formats
 from vitfm.data.inputs import Input
 
 
-def resized(pixels: np.ndarray, size: tuple[int, int], resampling: Any, *, colours: bool) -> np.ndarray:
+def resized(
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    resampling: Any,
+    *,
+    colours: bool,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
     """[H,W,C] -> [h,w,C] in its own type.
 
     Args:
@@ -21,11 +28,12 @@ def resized(pixels: np.ndarray, size: tuple[int, int], resampling: Any, *, colou
       size: (w, h).
       resampling: Pillow's.
       colours: three channels are RGB and four RGBA, whose colours count by their opacity; else each is by itself.
+      box: (left, top, right, bottom) of what is resized, to which filters add what is beside it; None for all.
     """
     if pixels.dtype == np.uint8 and colours and pixels.shape[2] in (3, 4):
-        return np.asarray(PIL.Image.fromarray(pixels).resize(size, resampling))
+        return np.asarray(PIL.Image.fromarray(pixels).resize(size, resampling, box))
     own = np.uint8 if pixels.dtype == np.uint8 else np.float32  # Of single channels Pillow resizes no others.
-    one = lambda channel: np.asarray(PIL.Image.fromarray(channel).resize(size, resampling))
+    one = lambda channel: np.asarray(PIL.Image.fromarray(channel).resize(size, resampling, box))
     channels = np.moveaxis(pixels, 2, 0).astype(own, order="C", copy=False)
     found = np.stack([one(np.ascontiguousarray(channel)) for channel in channels], axis=-1)
     if pixels.dtype != np.uint16:

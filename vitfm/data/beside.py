@@ -6,18 +6,20 @@ Each is a table with a row an image, `names`, `row(index)` and `column(name)`, a
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from vitfm.config import ConfigError
 from vitfm.data import files, tables
-from vitfm.data.bad import BadExample
+from vitfm.data.bad import BadExample, printable
+from vitfm.data.shards import in_threads
 from vitfm.data.texts import Texts
 
 OURS = ("image", "key")  # Features of every image, which nothing beside it may be called.
 _LOOKED_AT = 16  # Objects whose keys are features.
+_BLOCK = 64  # Files that a thread reads.
 
 
 class Columns(Protocol):
@@ -41,19 +43,23 @@ class Columns(Protocol):
 
 
 class Folders:
-    """`label`: the first folder of each path."""
+    """`label`: the first folder of each path, as it can be printed."""
 
     names = ("label",)
 
     def __init__(self, paths: Texts, classes: Sequence[str]):
-        self.classes = tuple(classes)
+        self.classes = tuple(map(printable, classes))
         self._paths = paths
 
     def row(self, index: int) -> dict[str, Any]:
-        return {"label": self._paths[index].partition("/")[0]}
+        return {"label": _folder(self._paths[index])}
 
     def column(self, name: str) -> list[str]:
-        return [path.partition("/")[0] for path in self._paths]
+        return list(map(_folder, self._paths))
+
+
+def _folder(path: str) -> str:
+    return printable(path.partition("/")[0])
 
 
 class Sidecars:
@@ -62,18 +68,21 @@ class Sidecars:
     The keys are those of the first few objects; other keys of later ones are left out.
     """
 
-    def __init__(self, root: str, paths: Texts, texts: Collection[str], objects: Collection[str]):
+    def __init__(self, root: str, paths: Texts, texts: Mapping[str, str], objects: Mapping[str, str]):
         """Finds which images have something beside them.
 
         Args:
           root: the folder.
           paths: of the images, below it.
-          texts, objects: paths of all files that end in .txt and in .json, without these endings.
+          texts, objects: paths of all files that end in .txt and in .json, without these endings -> the ending as it
+            is written: .txt, .TXT.
         """
         self._root, self._paths = root, paths
+        self._suffixes = ("", *sorted({*texts.values(), *objects.values()}))
+        number = {suffix: index for index, suffix in enumerate(self._suffixes)}
         stems = lambda: (posixpath.splitext(path)[0] for path in paths)
-        self._texts = np.fromiter((stem in texts for stem in stems()), bool, len(paths))
-        self._objects = np.fromiter((stem in objects for stem in stems()), bool, len(paths))
+        numbers = lambda found: np.fromiter((number[found.get(stem, "")] for stem in stems()), np.uint8, len(paths))
+        self._texts, self._objects = numbers(texts), numbers(objects)  # Of an image's suffixes, 0 for no file.
         keys: dict[str, None] = {}
         for index in np.flatnonzero(self._objects)[:_LOOKED_AT]:
             try:
@@ -97,7 +106,13 @@ class Sidecars:
         return found
 
     def column(self, name: str) -> list[Any]:
-        return [self._or_none(index, name) for index in range(len(self._paths))]
+        return self.some(name, range(len(self._paths)))
+
+    def some(self, name: str, indices: Sequence[int]) -> list[Any]:
+        """A feature of these images, in threads; None of those whose row can't be read."""
+        values = lambda block: [self._or_none(int(index), name) for index in block]
+        blocks = [indices[start : start + _BLOCK] for start in range(0, len(indices), _BLOCK)]
+        return [value for own in in_threads(values, blocks, f"Reading {name}") for value in own]
 
     def _or_none(self, index: int, name: str) -> Any:
         try:
@@ -106,21 +121,22 @@ class Sidecars:
             return None
 
     def _text(self, index: int) -> str:
-        path, content = self._read(index, ".txt")
+        path, content = self._read(index, self._texts)
         try:
             return content.decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise BadExample("caption", f"{path} is no text in UTF-8: {error}.") from None
 
     def _object(self, index: int) -> dict[str, Any]:
-        path, content = self._read(index, ".json")
+        path, content = self._read(index, self._objects)
         found = tables.json_object(content)
         if found is None:
             raise BadExample("corrupt", f"{path} is no JSON object.")
         return found
 
-    def _read(self, index: int, suffix: str) -> tuple[str, bytes]:
-        path = files.join(self._root, posixpath.splitext(self._paths[index])[0] + suffix)
+    def _read(self, index: int, numbers: np.ndarray) -> tuple[str, bytes]:
+        stem = posixpath.splitext(self._paths[index])[0]
+        path = files.under(self._root, stem + self._suffixes[numbers[index]])
         return path, files.read(path)
 
 
@@ -138,12 +154,14 @@ class Metadata:
         Raises:
           ConfigError: there is no image of those that they name.
         """
-        opened = [(path, tables.make(files.join(root, path))) for path in found]
+        opened = [(path, tables.make(files.under(root, path))) for path in found]
         opened = [(path, table) for path, table in opened if "file_name" in table.names]
         self._tables = [table for _, table in opened]
         self._table, self._row = np.full(len(paths), -1, np.int32), np.zeros(len(paths), np.int64)
         index_of = {path: index for index, path in enumerate(paths)} if opened else {}
         for number, (path, table) in enumerate(opened):
+            if not len(table):
+                raise ConfigError(f"{table.path!r} has no rows: give each image one, or remove the table.")
             for row, name in enumerate(table.column("file_name")):
                 index = index_of.get(posixpath.normpath(f"{files.parent(path)}{name}"))
                 if index is not None:

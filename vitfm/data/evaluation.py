@@ -10,7 +10,7 @@ import PIL.Image
 
 from vitfm.config import ConfigError
 from vitfm.data import bands
-from vitfm.data.image import Transform
+from vitfm.data.image import OBLONG, Transform
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
@@ -55,7 +55,10 @@ def make(
         pixels = np.asarray(pixels)
         height, width = (size, size) if resize == "exact" else _in_proportion(pixels, size, fit)
         if pixels.shape[:2] != (height, width):
-            pixels = bands.resized(pixels, (width, height), filter_, colours=colours)
+            box = None
+            if resize == "shortest" and max(height, width) > OBLONG * min(height, width):
+                (height, width), box = _shown(pixels, (height, width), crop, half)
+            pixels = bands.resized(pixels, (width, height), filter_, colours=colours, box=box)
         return np.ascontiguousarray(pixels if crop is None else _cropped(pixels, crop, half))
 
     return transform
@@ -66,6 +69,24 @@ def _in_proportion(pixels: np.ndarray, size: int, fit: Callable[..., int]) -> tu
     height, width = pixels.shape[:2]
     fitted = fit(height, width)
     return tuple(size if side == fitted else max(1, int(size * side / fitted)) for side in (height, width))
+
+
+def _shown(
+    pixels: np.ndarray, sides: tuple[int, int], crop: int, half: Callable[[int], int]
+) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
+    """Height and width of the centre of an image once it has these sides, and where that lies in the pixels.
+
+    So that of a long image no more is resized than is kept; the filters reach as far as they would.
+    """
+    starts = [max(0, half(side - crop)) for side in sides]
+    kept = [min(side, crop) for side in sides]
+    steps = [own / side for own, side in zip(pixels.shape, sides, strict=False)]
+    top, left = (start * step for start, step in zip(starts, steps, strict=True))
+    bottom, right = (
+        min((start + length) * step, own)
+        for start, length, step, own in zip(starts, kept, steps, pixels.shape, strict=False)
+    )
+    return tuple(kept), (left, top, right, bottom)
 
 
 def _cropped(pixels: np.ndarray, crop: int, half: Callable[[int], int]) -> np.ndarray:

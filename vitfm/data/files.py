@@ -43,7 +43,7 @@ def read(path: str) -> bytes:
     if _remote(path):
         system, inside = _system(path)
         return _retried(functools.partial(system.cat_file, inside), path, Exception)
-    return _retried(functools.partial(_whole, local(path)), path, OSError)
+    return _retried(functools.partial(_piece, local(path), 0, -1), path, OSError)
 
 
 def read_range(path: str, start: int, length: int) -> bytes:
@@ -118,8 +118,12 @@ def stream(path: str) -> BinaryIO:
 
 def join(folder: str, path: str) -> str:
     """`path` as seen from `folder`, unless it is absolute or a URL."""
-    absolute = _remote(path) or path.startswith(("/", "~")) or not folder
-    return path if absolute else f"{folder}{'' if folder.endswith('/') else '/'}{path}"
+    return path if _remote(path) or path.startswith(("/", "~")) else under(folder, path)
+
+
+def under(folder: str, path: str) -> str:
+    """What `below` calls `path`, whatever that begins with."""
+    return f"{folder}{'' if folder.endswith('/') else '/'}{path}" if folder else path
 
 
 def parent(path: str) -> str:
@@ -222,13 +226,12 @@ def _litter(name: str) -> bool:
 def _named(path: str) -> list[str]:
     """The files that one path, without braces, names."""
     if is_folder(path):
-        return [join(path, inside) for inside in below(path)]
+        return [under(path, own) for own in below(path)]
     if exists(path):
         return [path]
-    found = _globbed(path) if glob.has_magic(path) else []
-    if not found:
-        raise ConfigError(f"There is no file {path!r}.")
-    return found
+    if glob.has_magic(path) and (found := _globbed(path)):
+        return found
+    raise ConfigError(f"There is no file {path!r}.")
 
 
 def _globbed(pattern: str) -> list[str]:
@@ -241,9 +244,9 @@ def _globbed(pattern: str) -> list[str]:
         found = [path[start:].lstrip("/") for path, info in matched if info["type"] == "file"]
     else:
         matched = glob.glob(pattern[len(folder) :], root_dir=local(folder) or None, recursive=True)
-        found = [path for path in matched if os.path.isfile(join(local(folder), path))]
-    parts = sorted(path.split("/") for path in found)
-    return [join(folder, "/".join(own)) for own in parts if not any(map(_litter, own))]
+        found = [path for path in matched if os.path.isfile(under(local(folder), path))]
+    parts = (path.split("/") for path in found)
+    return [under(folder, "/".join(own)) for own in sorted(parts) if not any(map(_litter, own))]
 
 
 def _remote(path: str) -> bool:
@@ -286,12 +289,8 @@ def _lasts(error: Exception) -> bool:
     return refused or isinstance(error, _LASTING) or getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.ELOOP)
 
 
-def _whole(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:  # One read of the size it has.
-        return file.read()
-
-
 def _piece(path: str, start: int, length: int) -> bytes:
+    """`length` bytes, or with -1 all, in one read of the size that the file has."""
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
         return file.read(length)

@@ -18,6 +18,8 @@ from vitfm.data.sampling import Sampler, by_fours, opaque, premultiplied
 
 cv2.setNumThreads(0)  # Parallelism is over images; OpenCV's own threads would fight for the same cores.
 
+OBLONG = 8  # Times as long as wide, from where on what the centre does not show is not resized, either.
+
 Transform = Callable[[Picture | np.ndarray, np.random.Generator], np.ndarray]
 Draw = Callable[[int, int, np.random.Generator], Geometry]
 
@@ -40,8 +42,10 @@ def with_channels(pixels: np.ndarray, *, alpha: bool) -> np.ndarray:
 def resize(pixels: np.ndarray, size: int, *, colours: bool = True) -> np.ndarray:
     """The shorter side resized to `size`, then the centre `size` x `size`; the identity on that size.
 
-    Four channels are RGBA, if `colours`.
+    Four channels are RGBA, if `colours`. Of an image more than `OBLONG` times as long as wide, only the middle is
+    resized, so that memory is bounded: what is seen moves by less than a pixel.
     """
+    pixels = middle(pixels)
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):
         return pixels
@@ -53,6 +57,13 @@ def resize(pixels: np.ndarray, size: int, *, colours: bool = True) -> np.ndarray
     pixels = pixels.reshape(*new[::-1], -1)  # OpenCV forgets the axis of a single channel.
     top, left = (new[1] - size) // 2, (new[0] - size) // 2
     return np.ascontiguousarray(pixels[top : top + size, left : left + size])
+
+
+def middle(pixels: np.ndarray) -> np.ndarray:
+    """[H,W,C] without the ends of an image that is more than `OBLONG` times as long as wide, about the same centre."""
+    most = OBLONG * min(pixels.shape[:2])
+    top, left = (max(0, side - most) // 2 for side in pixels.shape[:2])
+    return pixels[top : len(pixels) - top, left : pixels.shape[1] - left]
 
 
 @dataclasses.dataclass(frozen=True)

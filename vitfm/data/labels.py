@@ -91,7 +91,9 @@ def make(
         source = open_source()
         feature = _label(source) if feature is None else feature
         multi_label = _several(_first(source, feature)) if multi_label is None else multi_label
-        classes = _known(source, feature) or _distinct(source, feature) if classes is None else classes
+        if classes is None:
+            where = "data.label.feature"
+            classes = known(source, feature) or distinct(base.column(source, feature, where), feature)
     if len(set(classes)) < len(classes) or not classes:
         raise ConfigError(f"config.data.label.classes: {len(classes)} names, of which {len(set(classes))} differ.")
     return Labels(feature, tuple(classes), multi_label)
@@ -120,18 +122,26 @@ def _several(value: Any) -> bool:
     return not isinstance(value, str | bytes) and np.ndim(value) == 1
 
 
-def _known(source: Source, feature: str) -> Sequence[str] | None:
+def known(source: Source, feature: str) -> Sequence[str] | None:
     """Classes as the source knows them, where it does."""
     classes = getattr(source, "classes", None)
     return classes(feature) if callable(classes) else None
 
 
-def _distinct(source: Source, feature: str) -> tuple[str, ...]:
-    """The classes that occur."""
-    found = set()
-    for value in base.column(source, feature, "data.label.feature"):
+def distinct(values: Iterable[Any], feature: str) -> tuple[str, ...]:
+    """The classes that occur in the values of a feature.
+
+    Raises:
+      ConfigError: they can't be labels.
+    """
+    found, value = set(), None
+    for value in values:
         found.update(value if _several(value) else [value])
     found.discard(None)
+    if not found:
+        raise ConfigError(
+            f"config.data.label.feature = {feature!r} names no class: it is {value!r} in all examples. Name another."
+        )
     if _all(str, found):
         return tuple(sorted(found))
     if _all(numbers.Integral, found) and min(found) >= 0 and max(found) < MOST_CLASSES:

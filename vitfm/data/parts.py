@@ -22,6 +22,7 @@ from vitfm.data.sources import base
 
 _NUMBER = r"(\d+(?:\.\d+)?)%"
 _PART = re.compile(rf"#(?:{_NUMBER})?:(?:{_NUMBER})?(?:&by=([^&#]+))?")
+_BARE = re.compile(r"#(?=.*\d)([\d.]*)%?:([\d.]*)%?(&by=[^&#]+)?")
 
 
 class Part(NamedTuple):
@@ -42,16 +43,21 @@ def split(spec: str) -> tuple[str, Part | Kept | None]:
     """`SCHEME:REST#PART` -> (`SCHEME:REST`, part), the last of several; a `#` that begins no part belongs to the rest.
 
     Raises:
-      ConfigError: the part has nothing in it.
+      ConfigError: the part has nothing in it, is more than all, or has numbers without "%".
     """
     whole, mark, text = spec.rpartition("#")
     if mark and text.startswith("keep=") and len(text) > 5:
         return whole, Kept(text.removeprefix("keep="))
     match = _PART.fullmatch(mark + text)
     if not match:
+        if bare := _BARE.fullmatch(mark + text):
+            start, end = (number and f"{number}%" for number in bare.groups()[:2])
+            raise ConfigError(f"Source {spec!r}: parts are in percent; write '#{start}:{end}{bare[3] or ''}'.")
         return spec, None
     start, end = float(match[1] or 0) / 100, float(match[2] or 100) / 100
-    if not start < end <= 1:
+    if max(start, end) > 1:
+        raise ConfigError(f"Source {spec!r}: a part ends at 100%, which is all; write '#:90%' or '#90%:'.")
+    if not start < end:
         raise ConfigError(
             f"Source {spec!r}: the part from {start:.4%} to {end:.4%} is empty; write '#:90%' or '#90%:'."
         )
@@ -81,6 +87,10 @@ class Source:
         """A feature of every example of the part."""
         values = base.column(self._whole, feature, "data.source")
         return [values[index] for index in self._ids]
+
+    def some(self, feature: str, indices: Sequence[int]) -> Sequence[Any]:
+        """A feature of these examples."""
+        return base.some(self._whole, feature, "data.source", [int(self._ids[index]) for index in indices])
 
     def key(self, index: int) -> str:
         """Its key in the whole."""

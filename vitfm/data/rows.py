@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import posixpath
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any
@@ -44,12 +46,19 @@ class Source:
         return self._table.column(self._image if feature == "key" else feature)
 
     def key(self, index: int) -> str:
-        """The path of its image, as it is written; rows of one image have one key."""
-        return str(self._table.row(range(len(self))[index])[self._image])
+        """The path of its image, as it is written; rows of one image have one key, damaged ones their number."""
+        index = range(len(self))[index]
+        try:
+            return self._key(index, self._table.row(index)[self._image])
+        except BadExample:
+            return self._key(index, None)
 
     def keys(self) -> list[str]:
         """The keys of all rows."""
-        return list(map(str, self.column("key")))
+        return list(itertools.starmap(self._key, enumerate(self.column("key"))))
+
+    def _key(self, index: int, path: Any) -> str:
+        return f"{posixpath.basename(self._table.path)}[{index}]" if path is None else str(path)
 
 
 def make(table: type[Jsonl] | type[Csv], rest: str) -> Source:
@@ -76,7 +85,7 @@ def _source(
         )
     roles = {"label": _chosen(table, label, LABEL), "caption": _chosen(table, caption, CAPTION)}
     source = Source(table, path, {"image": "image"} | {key: own for key, own in roles.items() if own}, name)
-    _check_images(source, files.parent(table.path))
+    _check_images(table, path, name)
     return source
 
 
@@ -87,19 +96,19 @@ def _chosen(table: Table, given: str | None, likely: Sequence[str]) -> str | Non
     return given or next((own for name in likely for own in table.names if own.lower() == name), None)
 
 
-def _check_images(source: Source, folder: str) -> None:
-    if not len(source):
-        raise ConfigError(f"{source.name} has no rows.")
-    numbers = np.unique(np.linspace(0, len(source) - 1, _TRIED).astype(int))
+def _check_images(table: Table, image: str, name: str) -> None:
+    if not len(table):
+        raise ConfigError(f"{name} has no rows.")
+    numbers = np.unique(np.linspace(0, len(table) - 1, _TRIED).astype(int))
     looked = []
     for number in numbers:
         try:
-            looked.append(files.join(folder, source.key(int(number))))
+            looked.append(files.join(files.parent(table.path), str(table.row(int(number))[image])))
         except BadExample:
             continue
         if files.exists(looked[-1]):
             return
     raise ConfigError(
-        f"{source.name}: none of {len(numbers)} images is there, such as {looked[0] if looked else None!r}. Paths are "
+        f"{name}: none of {len(numbers)} images is there, such as {looked[0] if looked else None!r}. Paths are "
         "relative to the folder of the file."
     )

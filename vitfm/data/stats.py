@@ -16,7 +16,7 @@ import rich.progress
 
 from vitfm import config
 from vitfm.config import ConfigError
-from vitfm.data import inputs
+from vitfm.data import bad, inputs
 
 if TYPE_CHECKING:
     from vitfm.data import measure
@@ -65,11 +65,17 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     if rest:
         known = [f"--{name}" for name in ("image", "sample", "threads", "out", "channels", "dtype", *_OPTIONS)]
         raise ConfigError(f"Unknown argument {rest[0]!r}: {config.nearest(rest[0].partition('=')[0], known)}")
-    if arguments.sample < 1:
-        raise ConfigError(f"--sample={arguments.sample} must be at least 1.")
+    for name in ("sample", "threads"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name}={value} must be at least 1.")
     options = {name: getattr(arguments, name) for name in ("channels", "dtype")}
     options |= {name: _literal(getattr(arguments, name)) for name in _OPTIONS}
     options = {name: value for name, value in options.items() if value is not None}
+    if "bands" in options:
+        options["bands"] = _bands(options["bands"])
+    if arguments.out:
+        _make_room(pathlib.Path(arguments.out))  # Before all of it is measured in vain.
     from vitfm.data import measure, sources  # Decoders are imported once the command line makes sense.
 
     source = sources.make(arguments.source)
@@ -82,7 +88,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> None:
             threads=arguments.threads,
             seen=seen,
         )
-    print("\n".join(lines(found, options)))
+    print(bad.printable("\n".join(lines(found, options))))
     if arguments.out:
         pathlib.Path(arguments.out).write_text(json.dumps(as_json(found), indent=2) + "\n")
 
@@ -167,6 +173,24 @@ def _literal(text: str | None) -> Any:
         return None if text is None else ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _bands(value: Any) -> tuple[int, ...]:
+    """Several channels, or one."""
+    bands = value if isinstance(value, tuple) else (value,)
+    if not bands or not all(isinstance(band, int) for band in bands):
+        raise ConfigError(f"--bands={value} must be numbers of channels, from 0, such as {_OPTIONS['bands']}.")
+    return bands
+
+
+def _make_room(path: pathlib.Path) -> None:
+    """The folder that a file is to be written into."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out={path} can't be written: {error}.") from None
+    if path.is_dir():
+        raise ConfigError(f"--out={path} is a folder: name a file.")
 
 
 def _quoted(value: Any) -> str:

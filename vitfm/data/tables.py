@@ -142,9 +142,12 @@ class Csv:
     def column(self, name: str) -> list[Any]:
         number = self._fields.index(name)
         with files.stream(self.path) as lines:
-            reader = self._reader(_Text(lines))
+            text = _Text(lines)
+            reader = self._reader(text)
             next(reader)
-            return [self._value(row, number) for row in reader if any(row)]
+            text.replaced()
+            damaged = lambda row: text.replaced() or len(row) > len(self._fields)  # Those that `row` refuses.
+            return [None if damaged(row) else self._value(row, number) for row in reader if any(row)]
 
     def _reader(self, lines: Any) -> Iterator[list[str]]:
         return csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True)
@@ -158,13 +161,22 @@ class _Text:
     """The lines of a file as text, and how many bytes of it have been read; what is no UTF-8 does not stop it."""
 
     def __init__(self, lines: BinaryIO):
-        self._lines, self.read = lines, 0
+        self._lines, self.read, self._replaced = lines, 0, False
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             encoding = "utf-8" if self.read else "utf-8-sig"  # Excel begins with a mark.
             self.read += len(line)
-            yield line.decode(encoding, "replace")
+            try:
+                text = line.decode(encoding)
+            except UnicodeDecodeError:
+                text, self._replaced = line.decode(encoding, "replace"), True
+            yield text
+
+    def replaced(self) -> bool:
+        """Whether a line was no UTF-8, of those since this was asked last."""
+        replaced, self._replaced = self._replaced, False
+        return replaced
 
 
 class _Kinds:

@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import posixpath
 import re
 import tarfile
 import uuid
@@ -31,7 +32,7 @@ from vitfm.config import ConfigError
 from vitfm.data import files
 
 SUFFIX = ".index.safetensors"
-_FORMAT = "1"
+_FORMAT = "2"
 _SAMPLE = re.compile(r"(?!__[^/]*__/)(?P<key>(?:.*/)?[^./]+)\.(?P<extension>[^/]+)", re.DOTALL)
 _UNPACK = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 
@@ -220,7 +221,24 @@ def _looked_through(tar: str, stamp: str) -> bytes:
 
 
 def _members(tar: str, notes: list[str]) -> Iterator[tuple[str, int, int]]:
-    """Name, first byte and length of each file whose content is all there; what is wrong after them is noted."""
+    """Name, first byte and length of each file whose content is all there, links behind the others.
+
+    What is wrong after them is noted, and how many links lead to no file.
+    """
+    links: dict[str, str] = {}
+    yield from _files(tar, notes, links)
+    if not links:
+        return
+    wanted = set(links.values())  # Again, since names of all files would take much memory.
+    spans = {path: span for name, *span in _files(tar, [], {}) if (path := posixpath.normpath(name)) in wanted}
+    yield from ((name, *spans[target]) for name, target in links.items() if target in spans)
+    lost = sum(target not in spans for target in links.values())
+    if lost:
+        notes.append(f"has {lost} links that lead to no file in it, and are left out")
+
+
+def _files(tar: str, notes: list[str], links: dict[str, str]) -> Iterator[tuple[str, int, int]]:
+    """What `_members` says of files; `links`, hard or symbolic, are gathered: name -> that of the file."""
     size = files.size(tar)
     with files.stream(tar) as stream:
         try:
@@ -243,6 +261,10 @@ def _members(tar: str, notes: list[str]) -> Iterator[tuple[str, int, int]]:
             end = opened.offset
             if member.isreg() and not member.issparse():
                 yield member.name, member.offset_data, member.size
+            elif member.islnk() or member.issym():
+                folder = "" if member.islnk() else posixpath.dirname(member.name)
+                target = posixpath.normpath(posixpath.join(folder, member.linkname))
+                links[member.name] = target
         stream.seek(opened.offset)
         if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes anything that is no header for the end.
             notes.append(f"is damaged or cut off at byte {opened.offset}, and used up to there")

@@ -139,7 +139,7 @@ class Context:
                 f"config.{self.where} asks for the feature {name!r}: {config.nearest(name, sorted(first))}"
             )
         column = getattr(source, "column", None)  # Of a source that knows it without touching an image.
-        return [_plain(value) for value in (column(name) if column else (source[i][name] for i in range(len(source))))]
+        return [plain(value) for value in (column(name) if column else (source[i][name] for i in range(len(source))))]
 
     def labels(self, feature: str, train: str, test: str) -> tuple[np.ndarray, np.ndarray, list[Any]]:
         """The classes of training and test images: numbers [N] and [M], and what they are called, sorted.
@@ -236,7 +236,7 @@ def _first(source: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return source[-1]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NumPy's numbers and arrays, and lists, as Python's numbers and tuples."""
     value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     return tuple(value) if isinstance(value, list) else value

@@ -52,8 +52,9 @@ def plain(value: Any) -> Any:
 
 
 def dumps(value: Any, **options: Any) -> bytes:
-    """`value` as one valid JSON document that ends with a newline."""
-    return (json.dumps(plain(value), ensure_ascii=False, allow_nan=False, **options) + "\n").encode()
+    """`value` as one valid JSON document that ends with a newline, of file names that are no UTF-8, too."""
+    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, **options) + "\n"
+    return text.encode(errors="backslashreplace")  # "\\udce9", which JSON reads as what it was.
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any] | None:

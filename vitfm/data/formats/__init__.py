@@ -33,10 +33,9 @@ _MAGIC = (
     ("jp2", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
     ("jp2", 0, b"\xff\x4f\xff\x51"),
     *(("pnm", 0, b"P%d" % number + space) for number in range(1, 7) for space in (b"\n", b" ", b"\r", b"\t")),
-    ("avif", 4, b"ftypavif"),
-    ("avif", 4, b"ftypavis"),
     ("webp", 8, b"WEBP"),
 )
+_AVIF, _HEIC = {b"avif", b"avis"}, {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}  # Brands.
 # What else is met with in such collections, for messages: words -> first bytes.
 _OTHERS = {
     "HTML": (b"<!doctype html", b"<html", b"<!--", b"<head"),
@@ -44,6 +43,7 @@ _OTHERS = {
     "JSON": (b"{", b"["),
     "a PDF": (b"%pdf",),
     "a ZIP archive": (b"pk\x03\x04",),
+    "JPEG XL, which is to be converted to JPEG": (b"\xff\x0a", b"\0\0\0\x0cjxl "),
 }
 
 
@@ -58,10 +58,22 @@ def kind(encoded: bytes) -> str:
     for name, position, magic in _MAGIC:
         if encoded[position : position + len(magic)] == magic:
             return name
+    brands = _brands(encoded)
+    if brands & _AVIF:
+        return "avif"
     start = bytes(encoded[:64]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     known = next((words for words, starts in _OTHERS.items() if start.startswith(starts)), "")
+    known = "HEIC, which is to be converted to JPEG" if brands & _HEIC else known
     found = known or ("no known format" if any(encoded[:64]) else "zeros")
     raise BadExample("format", f"{len(encoded)} bytes that are no image, but {found}: {bytes(encoded[:16])!r} ...")
+
+
+def _brands(encoded: bytes) -> set[bytes]:
+    """What an ISO base media file says it is: the major brand, and those it is compatible with."""
+    if encoded[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(encoded[:4], "big"), len(encoded), 256)
+    return {bytes(encoded[start : start + 4]) for start in (8, *range(16, end, 4))}
 
 
 def size(encoded: bytes) -> tuple[int, int]:

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def _requests(arguments: argparse.Namespace) -> Iterator[Request]:
     """What is asked for, of each split."""
-    splits = dict(_pairs("--splits", arguments.splits)) if arguments.splits else {arguments.split or "train": None}
+    splits = _pairs("--splits", arguments.splits) if arguments.splits else {arguments.split or "train": None}
     source = _source(arguments.source)
     for split, part in splits.items():
         if not re.fullmatch(r"[a-zA-Z]\w*", split) or split == "all":
@@ -112,7 +112,7 @@ def _requests(arguments: argparse.Namespace) -> Iterator[Request]:
             check=not arguments.no_check,
             resize=arguments.resize,
             sample=arguments.sample,
-            feature=dict(_pairs("--feature", arguments.feature)),
+            feature=_pairs("--feature", arguments.feature),
         )
 
 
@@ -126,12 +126,21 @@ def _source(text: str) -> str | Mapping[str, Any]:
     return found
 
 
-def _pairs(flag: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _pairs(flag: str, words: Sequence[str]) -> dict[str, str]:
+    """What is said of each name.
+
+    Raises:
+      ConfigError: a word that says nothing, or another of a name.
+    """
+    pairs: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not value:
             raise ConfigError(f"{flag} {word!r} should read {'SPLIT=PART' if flag == '--splits' else 'NAME=TYPE'}.")
-        yield name, value
+        if name in pairs:
+            raise ConfigError(f"{flag} says two things of {name!r}, {pairs[name]!r} and {value!r}: give one.")
+        pairs[name] = value
+    return pairs
 
 
 def _check(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -159,6 +168,6 @@ def _check(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
             raise ConfigError(f"--{name.replace('_', '-')}={value} must be at least {least}.")
     if arguments.shard_mb <= 0 or arguments.shuffle_seed < 0:
         raise ConfigError("--shard-mb must be above 0, and --shuffle-seed at least 0.")
-    for name, kind in _pairs("--feature", arguments.feature):
+    for name, kind in _pairs("--feature", arguments.feature).items():
         if kind not in kinds.GIVEN:
             raise ConfigError(f"--feature={name}={kind}: {nearest(kind, kinds.GIVEN)}")

@@ -50,7 +50,7 @@ def prepare(requests: Sequence[Request], *, workers: int, max_bad: float, beam: 
 
 def _say(plan: Plan, source: base.Source) -> None:
     examples, shards = _number(plan.examples, "example"), _number(plan.shards, "shard")
-    print(f"{plan.request.label}: {examples} of {source.name} into {shards}")
+    print(f"{plan.request.label}: {examples} of {bad.printable(source.name)} into {shards}")
     for name, kind in plan.kinds.items():
         print(f"  {name}: {kinds.describe(kind)}")
     for note in plan.notes:

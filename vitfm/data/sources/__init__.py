@@ -36,6 +36,11 @@ def make(spec: str | Mapping[str, Any]) -> Source:
         raise config.ConfigError(
             f"Source {spec!r} lacks its scheme: write 'SCHEME:REST', such as 'folder:/my/images' or 'tfds:emoji:train'."
         )
+    if rest.startswith("//") and "." not in scheme:  # A module of the user may read what it likes.
+        raise config.ConfigError(
+            f"Source {spec!r} is a URL that lacks its scheme: write 'folder:{spec}' for images below it, or "
+            "'webdataset:', 'parquet:', 'csv:', 'jsonl:' before it."
+        )
     module = config.module("data.sources", scheme)
     if not hasattr(module, "make"):
         raise config.ConfigError(f"Source module {module.__name__!r} has no function `make(rest: str)`.")

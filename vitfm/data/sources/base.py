@@ -20,6 +20,7 @@ class Source(Protocol):
         classes that a feature of texts can be of, known without reading a single example; None for no class label.
       `column(feature) -> Sequence[Any]`: that feature of every example, without touching an image; None in those that
         can't be read.
+      `some(feature, indices) -> Sequence[Any]`: those of a few examples, where a column costs a file each.
       `key(index) -> str`: what an example is called where it lies: a path, a member of an archive, a row of a file;
         `keys() -> Sequence[str]`: those of all.
       `roles`: which features are the "image", the "label" and the "caption" where a recipe does not say.
@@ -90,6 +91,20 @@ def column(source: Source, name: str, where: str) -> Sequence[Any]:
     own = getattr(source, "column", None)
     feature(first(source), name, where)
     return own(name) if own else [_or_none(source, index, name) for index in range(len(source))]
+
+
+def some(source: Source, name: str, where: str, indices: Sequence[int]) -> Sequence[Any]:
+    """A feature of these examples; None of those that can't be read.
+
+    Raises:
+      ConfigError: there is no such feature.
+    """
+    own = getattr(source, "some", None)
+    if own is None:
+        values = column(source, name, where)
+        return [values[index] for index in indices]
+    feature(first(source), name, where)
+    return own(name, indices)
 
 
 def key(source: Source, index: int) -> str:

@@ -11,8 +11,11 @@ in `file_name`. A feature that an image lacks is None; one called `label` takes 
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
 import posixpath
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +27,9 @@ from vitfm.data.texts import Texts
 
 _NAMES = "jpg jpeg jpe jfif png webp avif gif bmp dib tif tiff dcm dicom ppm pgm pbm pnm jp2 j2k"
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
+_CAMERAS = "cr2 cr3 nef nrw arw srf sr2 orf rw2 raf dng pef srw"
+_OTHERS = f"heic heif hif jxl psd exr ico svg {_CAMERAS}"
+_UNREAD = frozenset(f".{name}" for name in _OTHERS.split())  # Images for which there is no decoder here.
 _TABLES = ("metadata.csv", "metadata.jsonl")
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _TRIED = 16  # Files without a suffix, of which one has to be an image.
@@ -50,7 +56,7 @@ class Source:
         for own in self._columns:
             example |= own.row(index)
         path = self._paths[index]
-        return {**example, "image": files.read(files.join(self._root, path)), "key": path}
+        return {**example, "image": files.read(files.under(self._root, path)), "key": path}
 
     def classes(self, feature: str) -> tuple[str, ...] | None:
         """The names of the folders, where these are the labels; sorted."""
@@ -63,6 +69,14 @@ class Source:
         if own is None and feature != "key":
             raise ConfigError(f"{self.name}: {feature!r} of all images is no column.")
         return self._paths if own is None else own.column(feature)
+
+    def some(self, feature: str, indices: Sequence[int]) -> Sequence[Any]:
+        """A feature of these images, as `column` has it; texts and objects beside others are not read."""
+        own = self._with(feature)
+        if isinstance(own, beside.Sidecars):
+            return own.some(feature, indices)
+        values = self.column(feature)
+        return [values[index] for index in indices]
 
     def key(self, index: int) -> str:
         """The path below the folder."""
@@ -87,11 +101,14 @@ def make(rest: str) -> Source:
         raise ConfigError(
             f"folder:{rest}: this folder {kind}. Tables are 'csv:PATH' and 'jsonl:PATH', tars 'webdataset:PATH'."
         )
-    stems: dict[str, set[str]] = {".txt": set(), ".json": set()}
+    stems: dict[str, dict[str, str]] = {".txt": {}, ".json": {}}
     metadata: list[str] = []
-    paths = Texts(_images(rest, stems, metadata))
+    unread: Counter[str] = Counter()
+    paths = Texts(_images(rest, stems, metadata, unread))
     if not len(paths):
         paths = _without_suffix(rest)
+    if unread:
+        _warn(rest, ", ".join(f"{count:,} {suffix}" for suffix, count in unread.most_common()))
     columns: list[beside.Columns] = []
     folders = {path.partition("/")[0] if "/" in path else "" for path in paths}
     if "" not in folders:
@@ -104,16 +121,30 @@ def make(rest: str) -> Source:
     return Source(rest, paths, columns)
 
 
-def _images(root: str, stems: dict[str, set[str]], metadata: list[str]) -> Iterator[str]:
-    """Paths of the images; beside them those of `stems` by their suffix, and of `metadata`, are gathered."""
+def _images(root: str, stems: dict[str, dict[str, str]], metadata: list[str], unread: Counter[str]) -> Iterator[str]:
+    """Paths of the images; those of `metadata`, and of `stems` with their suffix as it is written, are gathered.
+
+    Images that can't be read are counted in `unread`, by their suffix.
+    """
     for path in files.below(root):
         suffix = _suffix(path)
         if suffix in SUFFIXES:
             yield path
         elif suffix in stems:
-            stems[suffix].add(path[: -len(suffix)])
+            stem = path[: -len(suffix)]
+            stems[suffix][stem] = sys.intern(path[len(stem) :])
         elif posixpath.basename(path) in _TABLES:
             metadata.append(path)
+        elif suffix in _UNREAD:
+            unread[suffix] += 1
+
+
+@functools.cache
+def _warn(root: str, counts: str) -> None:
+    """Says what is left out; once of a folder, which may be opened again and again."""
+    logging.getLogger(__name__).warning(
+        "folder:%s: %s files are left out: nothing here reads them. Convert them to JPEG or PNG.", root, counts
+    )
 
 
 def _without_suffix(root: str) -> Texts:
@@ -126,7 +157,7 @@ def _without_suffix(root: str) -> Texts:
     paths = Texts(path for path in files.below(root) if bare(path) and posixpath.basename(path) != "DICOMDIR")
     for path in itertools.islice(paths, _TRIED):
         try:
-            formats.kind(files.read(files.join(root, path)))
+            formats.kind(files.read(files.under(root, path)))
         except BadExample:
             continue
         return paths

@@ -25,13 +25,14 @@ from vitfm.data.shards import Shards, in_threads
 from vitfm.data.sources import folder
 from vitfm.data.texts import Texts
 
-_IMAGES = frozenset(suffix.removeprefix(".") for suffix in folder.SUFFIXES)
+_IMAGES = (suffix.removeprefix(".") for suffix in folder.SUFFIXES)
 _FEATURES = dict.fromkeys(_IMAGES, "image") | {"txt": "caption", "cls": "label"}
 _COMPRESSED = {"gz": "gunzip", "tgz": "gunzip", "bz2": "bunzip2", "xz": "unxz", "zst": "unzstd"}
 _ENDING = re.compile(r"\.(tgz|(?<=\.tar\.)(?:gz|bz2|xz|zst))$", re.IGNORECASE)
 _OPEN = 128  # Indexes, in a process.
 _APART = 2**16  # Bytes of other examples between members of one that are read with them.
 _LOOKED_AT = 16  # Objects whose keys are features.
+_SHOWN = 5  # Extensions in a message.
 
 
 class _Facts(NamedTuple):
@@ -63,7 +64,7 @@ class Source:
     def __getitem__(self, index: int) -> dict[str, Any]:
         shard, row = self._shards.place(index)
         key, contents = self.key(index), self._contents(shard, row)
-        if not any(_kind(extension) in _IMAGES for extension in contents):
+        if not any(map(_is_image, contents)):
             raise BadExample("missing", f"{self.name}: {key} has no image, only {', '.join(contents)}.")
         return dict.fromkeys(self._names) | self._features(contents, key) | {"key": key}
 
@@ -71,18 +72,21 @@ class Source:
         """A feature of every example; None where it lacks it or can't be read."""
         if feature == "key":
             return self.keys()
-        if feature == "image" or feature not in self._names:
-            raise ConfigError(f"{self.name}: {feature!r} of all examples is no column.")
-        in_objects = feature in self._keys
-        wanted = lambda extension: (
-            feature == _FEATURES.get(extension, extension) or (in_objects and extension == "json")
-        )
+        wanted = self._wanted(feature)
 
         def values(shard: int) -> list[Any]:
             return [self._value(shard, row, wanted, feature) for row in range(self._shards.counts[shard])]
 
         shards = range(len(self._shards.paths))
         return [value for own in in_threads(values, shards, f"Reading {feature}") for value in own]
+
+    def some(self, feature: str, indices: Sequence[int]) -> Sequence[Any]:
+        """A feature of these examples, as `column` has it."""
+        if feature == "key":
+            return [self.key(index) for index in indices]
+        wanted = self._wanted(feature)
+        value = lambda index: self._value(*self._shards.place(index), wanted, feature)
+        return list(in_threads(value, indices, f"Reading {feature}"))
 
     def key(self, index: int) -> str:
         """The shard, below the folder of all, and the name of the example in it."""
@@ -93,6 +97,17 @@ class Source:
         """The keys of all examples."""
         shards = range(len(self._shards.paths))
         return Texts(f"{self._shards.name(shard)}/{key}" for shard in shards for key in self._index(shard).all_keys())
+
+    def _wanted(self, feature: str) -> Callable[[str], bool]:
+        """Which extensions a feature is read from.
+
+        Raises:
+          ConfigError: it is none, or the image, which is not read without need.
+        """
+        if feature == "image" or feature not in self._names:
+            raise ConfigError(f"{self.name}: {feature!r} of all examples is no column.")
+        in_objects = feature in self._keys
+        return lambda extension: feature == _FEATURES.get(extension, extension) or (in_objects and extension == "json")
 
     def _opened(self, shard: int) -> tar_index.Index:
         return tar_index.make(self._shards.paths[shard], self._stamps[shard])
@@ -164,11 +179,12 @@ def make(rest: str) -> Source:
     noted = [f"{path} {own.note}" for path, own in zip(paths, facts, strict=True) if own.note]
     if noted:
         logging.getLogger(__name__).warning("%d of %d tars: %s.", len(noted), len(paths), ". ".join(noted[:3]))
-    kinds = {_kind(extension) for own in facts for extension in own.extensions}
-    if not kinds & _IMAGES:
+    found = sorted({extension for own in facts for extension in own.extensions})
+    if not any(map(_is_image, found)):
         raise ConfigError(
             f"webdataset:{rest}: {sum(own.count for own in facts)} examples in {len(paths)} tars, none with an image, "
-            f"but {', '.join(sorted(kinds)) or 'nothing'}. The members of one are called 0001.jpg, 0001.txt, ..."
+            f"but {', '.join(found[:_SHOWN]) or 'nothing'}{', ...' * (len(found) > _SHOWN)}. The members of one are "
+            "called 0001.jpg, 0001.txt, ..., with no other dot in the name."
         )
     return Source(rest, paths, facts)
 
@@ -178,13 +194,14 @@ def _facts(path: str) -> _Facts:
     return _Facts(index.stamp, len(index), index.extensions, index.note)
 
 
-def _kind(extension: str) -> str:
-    return extension.rpartition(".")[2]
+def _is_image(extension: str) -> bool:
+    """Whether it is the feature `image`, as mask.png is not."""
+    return _FEATURES.get(extension) == "image"
 
 
 def _value(extension: str, content: bytes, where: str) -> Any:
     """A text, a number or bytes; None for an empty text."""
-    kind = _kind(extension)
+    kind = extension.rpartition(".")[2]
     try:
         if kind == "txt":
             return content.decode("utf-8-sig").strip() or None
