@@ -56,7 +56,8 @@ class Source:
         self._keys, self._caption = self._keys_of_objects() if "json" in extensions else ((), "caption")
         features = [_FEATURES.get(extension, extension) for extension in extensions if extension != "json"]
         self._names = tuple(dict.fromkeys([*features, *self._keys, "key"]))
-        self.roles = {role: role for role in ("image", "label", "caption") if role in self._names}
+        image = "image" if "image" in self._names else next(filter(_is_image, extensions))  # Such as input.jpg.
+        self.roles = {"image": image} | {role: role for role in ("label", "caption") if role in self._names}
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -64,7 +65,7 @@ class Source:
     def __getitem__(self, index: int) -> dict[str, Any]:
         shard, row = self._shards.place(index)
         key, contents = self.key(index), self._contents(shard, row)
-        if not any(map(_is_image, contents)):
+        if self.roles["image"] not in (_FEATURES.get(extension, extension) for extension in contents):
             raise BadExample("missing", f"{self.name}: {key} has no image, only {', '.join(contents)}.")
         return dict.fromkeys(self._names) | self._features(contents, key) | {"key": key}
 
@@ -180,7 +181,9 @@ def make(rest: str) -> Source:
     if noted:
         logging.getLogger(__name__).warning("%d of %d tars: %s.", len(noted), len(paths), ". ".join(noted[:3]))
     found = sorted({extension for own in facts for extension in own.extensions})
-    if not any(map(_is_image, found)):
+    images = [extension for extension in found if _is_image(extension)]
+    numbered = len(images) > _SHOWN and not any(extension in _FEATURES for extension in images)  # As in x.0001.jpg.
+    if not images or numbered:
         raise ConfigError(
             f"webdataset:{rest}: {sum(own.count for own in facts)} examples in {len(paths)} tars, none with an image, "
             f"but {', '.join(found[:_SHOWN]) or 'nothing'}{', ...' * (len(found) > _SHOWN)}. The members of one are "
@@ -195,8 +198,8 @@ def _facts(path: str) -> _Facts:
 
 
 def _is_image(extension: str) -> bool:
-    """Whether it is the feature `image`, as mask.png is not."""
-    return _FEATURES.get(extension) == "image"
+    """Whether it is one, be it the feature `image` or another, as mask.png is."""
+    return _FEATURES.get(extension.rpartition(".")[2]) == "image"
 
 
 def _value(extension: str, content: bytes, where: str) -> Any:
