@@ -258,9 +258,7 @@ def test_an_image_of_another_name_is_the_image_where_none_is_plain(tmp_path):
 
 def test_numbers_behind_a_dot_are_no_names_of_images(tmp_path):
     write(tmp_path / "0.tar", [(f"x.{n:03}.jpg", jpeg(n)) for n in range(9)])
-    with pytest.raises(
-        ConfigError, match=r"1 examples .* none with an image, but 000\.jpg, .* no other dot in the name"
-    ):
+    with pytest.raises(ConfigError, match=r"1 examples .* but 000\.jpg, .* no other dot in the name"):
         sources.make(f"webdataset:{tmp_path}")
 
 

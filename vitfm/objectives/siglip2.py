@@ -181,10 +181,7 @@ def make(
     def caption(params: base.Params, image: jax.Array) -> jax.Array:
         return write(params["captioner"], towers.read_image(params, image)[1].tokens)
 
-    of_last_part = {
-        name: dataclasses.replace(healthy, when="last_part")
-        for name, healthy in diagnostics.of_teacher(prototypes).items()
-    }
+    watched = diagnostics.of_teacher(prototypes).items()
     return base.coupled(
         init,
         embed,
@@ -192,7 +189,7 @@ def make(
         {**towers.predictions(), "caption": caption},
         after_update=after_update,
         started=lambda params, extra: course["started"](student.of(params), extra),
-        healthy={**pairs.healthy, **of_last_part},
+        healthy=pairs.healthy | {name: dataclasses.replace(own, when="last_part") for name, own in watched},
     )
 
 
