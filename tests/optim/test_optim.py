@@ -154,6 +154,17 @@ def test_muon_knows_queries_keys_and_values_apart():
     np.testing.assert_allclose(updates[0][:, 0], -updates[1][:, 0], rtol=1e-3, atol=1e-5)
 
 
+def test_muon_takes_a_convolution_as_one_matrix_and_leaves_filters_of_one_channel_to_adam():
+    conv, depthwise = np.random.default_rng(0).normal(size=(3, 3, 8, 16)), np.ones((7, 7, 16))
+    params = {"block_00": {"conv": {"kernel": conv}, "depthwise": {"kernel": depthwise}}}
+    params = jax.tree.map(jnp.float32, params)
+    optimizer, _ = made(params, name="muon", clip_norm=None)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    found = np.linalg.svd(updates["block_00"]["conv"]["kernel"].reshape(72, 16), compute_uv=False)
+    assert found.max() / found.min() < 2 < np.divide(*np.linalg.svd(conv.reshape(72, 16), compute_uv=False)[[0, -1]])
+    assert np.ptp(updates["block_00"]["depthwise"]["kernel"]) < 1e-6  # Adam's first step is a sign.
+
+
 def test_muon_refuses_a_pattern_that_names_nothing_or_no_matrix():
     with pytest.raises(ConfigError, match="optim.matrices that cover nothing: 'layer_"):
         made(clip_params(), name="muon", matrices=r"layer_\d+/kernel$")

@@ -17,13 +17,18 @@ from vitfm import tree
 from vitfm.config import ConfigError
 from vitfm.optim import layers
 
+_JOINT = re.compile(r"(qkv|kv|query)/kernel$")
+
 
 def _dimensions(name: str, leaf: Any) -> contrib.MuonDimensionNumbers:
-    """Kernels are [in, out]; the joint one of attention, [in, 3, heads, head width], is three matrices.
+    """Kernels are [in, out]; the joint one of attention, [in, 3, heads, head width], is three matrices; a
+    convolution's, [height, width, in, out], is one (Jordan et al. 2024).
 
     Those of stacked blocks have one more axis in front, and are as many matrices as there are blocks.
     """
     first = int(layers.is_stacked(name))
+    if len(leaf.shape) - first == 4 and not _JOINT.search(name):
+        return contrib.MuonDimensionNumbers(reduction_axis=(first, first + 1, first + 2), output_axis=first + 3)
     if len(leaf.shape) - first == 4:
         return contrib.MuonDimensionNumbers(reduction_axis=first, output_axis=(first + 2, first + 3))
     return contrib.MuonDimensionNumbers(reduction_axis=first, output_axis=first + 1)
@@ -34,7 +39,7 @@ def make(
     beta: float = 0.95,
     newton_schulz_steps: int = 5,
     rms: float = 0.2,
-    matrices: str = r"block(s|_\d+)/.*kernel$",
+    matrices: str = r"block(s|_\d+)/((?!depthwise).)*kernel$",
     b1: float = 0.9,
     b2: float = 0.95,
     epsilon: float = 1e-8,
@@ -47,7 +52,7 @@ def make(
       beta: decay of the momentum (Nesterov's form).
       newton_schulz_steps: iterations of the orthogonalisation.
       rms: root mean square of a matrix's update, relative to the learning rate.
-      matrices: pattern of the parameter paths that Muon moves; Adam moves the others.
+      matrices: pattern of the parameter paths that Muon moves; Adam moves the others, filters of one channel too.
       b1, b2, epsilon: of Adam, which has Nesterov's momentum here (Dozat 2016).
       adam_learning_rate: of Adam's part, relative to the common learning rate.
       params: tree of the parameters' shapes.
