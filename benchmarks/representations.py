@@ -139,7 +139,9 @@ def cells(numbers: Numbers, name: str) -> list[str]:
                 values[form.format(title)].append(number)
     shown = {title: tables.spread(row, scale=100) for title, row in values.items()}
     if "minutes" in values:
-        shown |= {"minutes": f"{max(values['minutes']) / 60:.1f}", "seeds": str(len(numbers[name]))}
+        shown["minutes"] = f"{max(values['minutes']) / 60:.1f}"
+    if name != RAW_PIXELS:
+        shown["seeds"] = str(len(numbers.get(name, {})))
     return [shown.get(title, "") for title in TABLE]
 
 
