@@ -45,9 +45,9 @@ def effective_rank(features: jax.Array) -> jax.Array:
 
     Roy and Vetterli 2007; Garrido et al. 2023 (arXiv:2210.02885) find that it tells the quality of representations
     without labels. The features are not centred: where all have become one vector it is 1, not the rank of their noise.
-    Of more than 256 rows it is that of the first 256.
+    Of more than 256 rows it is that of the first 256. No gradient flows.
     """
-    rows = features.reshape(-1, features.shape[-1])[:_MOST_ROWS].astype(jnp.float32)
+    rows = jax.lax.stop_gradient(features.reshape(-1, features.shape[-1])[:_MOST_ROWS]).astype(jnp.float32)
     rows = rows.T if rows.shape[0] < rows.shape[1] else rows
     gram = jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST)
     gram = gram / jnp.maximum(jnp.trace(gram), jnp.finfo(jnp.float32).tiny)
@@ -105,7 +105,7 @@ def uniformity(rows: jax.Array, t: float = 2.0) -> jax.Array:
 
 def of_views(features: jax.Array, one: jax.Array, other: jax.Array) -> dict[str, jax.Array]:
     """Metrics of whoever compares two views: the rank of features [..., D], alignment and uniformity of rows [B, K]."""
-    features, one, other = jax.lax.stop_gradient((features, one, other))
+    one, other = jax.lax.stop_gradient((one, other))
     return {
         "effective_rank": effective_rank(features),
         "alignment": alignment(one, other),
@@ -127,7 +127,7 @@ def of_classes(features: jax.Array, rows: jax.Array, label: jax.Array) -> dict[s
     """Metrics of whoever brings classes together: the rank of features [B, D], and for unit rows [B, K] with labels [B]
     the share whose nearest other row is of their class, and their uniformity.
     """
-    features, rows = jax.lax.stop_gradient((features, rows))
+    rows = jax.lax.stop_gradient(rows)
     cosines = jnp.einsum("id,jd->ij", rows, rows, preferred_element_type=jnp.float32)
     nearest = jnp.where(jnp.eye(len(rows), dtype=bool), -jnp.inf, cosines).argmax(1)
     return {

@@ -86,8 +86,8 @@ def _check(encoder: nn.Module, image_size: int) -> None:
             "config.objective.model.stem = 'conv' mixes a patch with the next one, which AIM predicts: take 'patch' or "
             "'hmlp'."
         )
-    special = encoder.class_token or encoder.distillation_token or encoder.registers
     base.refuse_patch_dropout(encoder)
+    special = encoder.class_token or encoder.distillation_token or encoder.registers
     if special or encoder.pool != "gap":
         raise ConfigError(
             "config.objective.model: AIM's sequence is all patches of an image and nothing else, and no loss trains a "
@@ -147,8 +147,7 @@ class Predictor:
         errors = reconstruction.squared_errors(self._decoded(params, features), patches[:, 1:], self.norm_pix)
         count = patches.shape[1]
         value = jnp.where(jnp.arange(1, count) >= prefix[:, None], errors, 0).sum() / (len(image) * count / 2)
-        seen = jax.lax.stop_gradient(features.mean(features.tokens))
-        return value, {"effective_rank": diagnostics.effective_rank(seen)}
+        return value, {"effective_rank": diagnostics.effective_rank(features.mean(features.tokens))}
 
     def reconstruct(self, params: base.Params, image: jax.Array, prefix: jax.Array) -> jax.Array:
         """[B,3,H,W,C]: the image; its prefix, the rest 0, the mean colour; the rest filled with predictions.

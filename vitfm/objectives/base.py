@@ -18,6 +18,12 @@ from vitfm.ranges import Range
 Params = Mapping[str, Any]
 Extra = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
+Spec = float | Mapping[str, Any]  # A number, or a schedule over the run.
+
+
+def ends(spec: Spec) -> tuple[float, ...]:
+    """The first and the last value of a schedule, or the number."""
+    return (spec["start"], spec["end"]) if isinstance(spec, Mapping) else (spec,)
 
 
 @flax.struct.dataclass

@@ -177,10 +177,9 @@ class Predictor:
         label = jnp.take_along_axis(codes, places, axis=1).reshape(-1)
         known = (label >= 0) & (label < self.head.classes)
         errors = classification.softmax(logits, classification.targets(label, self.head.classes))
-        seen = jax.lax.stop_gradient(features.mean(features.tokens))
         metrics = {
             "accuracy": classification.hits(logits, label).mean(),
-            "effective_rank": diagnostics.effective_rank(seen),
+            "effective_rank": diagnostics.effective_rank(features.mean(features.tokens)),
             **diagnostics.of_codes(label, self.head.classes),
         }
         return jnp.where(known, errors, jnp.nan).mean(), metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -17,7 +18,6 @@ from vitfm.models import views as encoding
 from vitfm.models.prototypes import Prototypes
 from vitfm.objectives import base
 
-Spec = float | Mapping[str, Any]  # A number, or a schedule over the run.
 Centering = Literal["centre", "sinkhorn"]
 
 
@@ -28,8 +28,8 @@ def make(
     hidden_dim: int = 2048,
     bottleneck_dim: int = 256,
     student_temperature: float = 0.1,
-    teacher_temperature: Spec = 0.04,
-    momentum: Spec = {"name": "cosine", "start": 0.996, "end": 1.0},
+    teacher_temperature: base.Spec = 0.04,
+    momentum: base.Spec = {"name": "cosine", "start": 0.996, "end": 1.0},
     centering: Centering = "centre",
     center_momentum: float = 0.9,
     data: Any,
@@ -141,6 +141,45 @@ def taught(momentum_at: Callable[[jax.Array], jax.Array]) -> dict[str, Callable[
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Anchoring:
+    """When the earlier teacher of Gram anchoring, `extra["gram"]`, becomes the teacher; see `dinov2`.
+
+    Attributes:
+      start: the step from which the loss counts.
+      first: the step whose teacher it is at first, from 0 to `start`.
+      every: so many steps after `start`, and again, it becomes the teacher of then; None never.
+      updates: how often it does at most; None without end.
+    """
+
+    start: int
+    first: int
+    every: int | None
+    updates: int | None
+
+    def of(self, teacher: base.Params) -> base.Extra:
+        return {"gram": jax.tree.map(jnp.copy, teacher["encoder"])}
+
+    def following(self, course: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+        """`course` of the teacher, and of this one after it."""
+
+        def after_update(params: base.Params, extra: base.Extra, step: jax.Array) -> base.Extra:
+            extra, done = course["after_update"](params, extra, step), step + 1
+            now = done == self.first
+            if self.every is not None:
+                times = (done - self.start) // self.every
+                again = (times >= 1) & ((done - self.start) % self.every == 0)
+                now |= again if self.updates is None else again & (times <= self.updates)
+            kept = lambda old, new: jnp.where(now, new, old)
+            return {**extra, "gram": jax.tree.map(kept, extra["gram"], extra["teacher"]["encoder"])}
+
+        def started(params: base.Params, extra: base.Extra) -> base.Extra:
+            extra = course["started"](params, extra)
+            return {**extra, **self.of(extra["teacher"])}
+
+        return {**course, "after_update": after_update, "started": started}
+
+
 def assigned(
     extra: base.Extra,
     center: str,
@@ -181,22 +220,17 @@ def measured(seen: jax.Array, targets: jax.Array, value: jax.Array) -> dict[str,
 
 
 def check(
-    *, temperatures: Mapping[str, Spec], momentum: Spec, center_momentum: float, prototypes: Mapping[str, int]
+    *, temperatures: Mapping[str, base.Spec], momentum: base.Spec, center_momentum: float, prototypes: Mapping[str, int]
 ) -> None:
     """Refuses options that are out of range, by their names."""
     for name, value, possible, limits in (
-        *((name, value, min(_ends(value)) > 0, "above 0") for name, value in temperatures.items()),
-        ("momentum", momentum, all(0 <= end <= 1 for end in _ends(momentum)), "from 0 to 1"),
+        *((name, value, min(base.ends(value)) > 0, "above 0") for name, value in temperatures.items()),
+        ("momentum", momentum, all(0 <= end <= 1 for end in base.ends(momentum)), "from 0 to 1"),
         ("center_momentum", center_momentum, 0 <= center_momentum < 1, "at least 0 and below 1"),
         *((name, value, value >= 2, "at least 2") for name, value in prototypes.items()),
     ):
         if not possible:
             raise ConfigError(f"config.objective.{name} = {value!r} must be {limits}.")
-
-
-def _ends(spec: Spec) -> tuple[float, ...]:
-    """The first and the last value of a schedule, or the number."""
-    return (spec["start"], spec["end"]) if isinstance(spec, Mapping) else (spec,)
 
 
 def views_of(batch: base.Batch) -> list[jax.Array]:

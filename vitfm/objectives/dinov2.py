@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from vitfm import models
 from vitfm.config import ConfigError
 from vitfm.losses import diagnostics, distillation
-from vitfm.losses.gram import Anchoring, gram
+from vitfm.losses.gram import gram
 from vitfm.losses.koleo import koleo
 from vitfm.models import masking, probes
 from vitfm.models.prototypes import Prototypes
 from vitfm.models.vision_transformer import ViT
 from vitfm.objectives import base, dino
-from vitfm.objectives.dino import Centering, Spec
+from vitfm.objectives.dino import Centering
 
 
 def make(
@@ -30,9 +30,9 @@ def make(
     patch_prototypes: int | None = None,
     patch_bottleneck_dim: int | None = None,
     student_temperature: float = 0.1,
-    teacher_temperature: Spec = 0.04,
-    patch_temperature: Spec | None = None,
-    momentum: Spec = {"name": "cosine", "start": 0.992, "end": 1.0},
+    teacher_temperature: base.Spec = 0.04,
+    patch_temperature: base.Spec | None = None,
+    momentum: base.Spec = {"name": "cosine", "start": 0.992, "end": 1.0},
     centering: Centering = "sinkhorn",
     center_momentum: float = 0.9,
     mask_share: float = 0.5,
@@ -111,15 +111,16 @@ def make(
         prototypes={"prototypes": prototypes, "patch_prototypes": patch_prototypes},
     )
     weights = {"dino": dino_weight, "ibot": ibot_weight, "koleo": koleo_weight, "gram": gram_weight}
+    gram_from = gram_start if gram_from is None else gram_from
     _check(encoder, weights, mask_ratio)
+    _check_gram(gram_start, gram_from, gram_every, gram_updates)
     sizes = (encoder.hidden_dim, prototypes, bottleneck_dim), (encoder.width, patch_prototypes, patch_bottleneck_dim)
     if shared_head and sizes[0] != sizes[1]:
         raise ConfigError(
             "config.objective.shared_head = True is one head for class token and patches: leave patch_prototypes and "
             "patch_bottleneck_dim out, and let model.pool = 'cls'."
         )
-    anchoring = Anchoring(gram_start, gram_start if gram_from is None else gram_from, gram_every, gram_updates)
-    anchoring = anchoring if gram_weight else None
+    anchoring = dino.Anchoring(gram_start, gram_from, gram_every, gram_updates) if gram_weight else None
     heads = {"head": Prototypes(prototypes, hidden_dim, bottleneck_dim, dtype)}
     if not shared_head:
         heads["patch_head"] = Prototypes(patch_prototypes, hidden_dim, patch_bottleneck_dim, dtype)
@@ -259,4 +260,13 @@ def _check(encoder: Any, weights: Mapping[str, float], mask_ratio: Sequence[floa
         raise ConfigError(
             f"config.objective.mask_ratio = {tuple(mask_ratio)} must be two shares of the patches in order, above 0 "
             "and below 1."
+        )
+
+
+def _check_gram(start: int, first: int, every: int | None, updates: int | None) -> None:
+    """Refuses steps that are none."""
+    if not 0 <= first <= start or min(number for number in (every, updates, 1) if number is not None) < 1:
+        raise ConfigError(
+            f"config.objective: gram_from = {first} is a step from 0 to gram_start = {start}, gram_every = {every} and "
+            f"gram_updates = {updates} are from 1 up."
         )

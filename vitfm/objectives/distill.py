@@ -97,7 +97,7 @@ def make(
             name: mapped(params, name, probes.on_grid(features) if name == "patches" else features.pooled)
             for name in factors
         }
-        terms, metrics = {}, {"effective_rank": diagnostics.effective_rank(jax.lax.stop_gradient(features.pooled))}
+        terms, metrics = {}, {"effective_rank": diagnostics.effective_rank(features.pooled)}
         if "pooled" in factors:
             terms["pooled"] = mismatch(said["pooled"], found["pooled"], distance).mean()
         if "patches" in factors:

@@ -23,7 +23,6 @@ from vitfm.models.dvae import Encoder
 from vitfm.objectives import base
 from vitfm.ranges import Range
 
-Spec = float | Mapping[str, Any]  # A number, or a schedule over the run.
 # The encoder ends in a ReLU: positive features share a direction that outweighs all others long before a collapse.
 _HEALTHY = {"effective_rank": Range(diagnostics.ONE_VECTOR, least=1.2)}
 
@@ -33,8 +32,8 @@ def make(
     model: Mapping[str, Any] = {},
     codes: int = 8192,
     decoder: Mapping[str, Any] | None = {},
-    temperature: Spec = {"name": "cosine", "start": 1.0, "end": 1 / 16},
-    kl_weight: Spec = {"name": "cosine", "start": 0.0, "end": 6.6},
+    temperature: base.Spec = {"name": "cosine", "start": 1.0, "end": 1 / 16},
+    kl_weight: base.Spec = {"name": "cosine", "start": 0.0, "end": 6.6},
     data: Any,
     dtype: jnp.dtype = jnp.float32,
     schedule: Callable[[Any, str], Callable[[jax.Array], jax.Array]],
@@ -94,15 +93,14 @@ def make(
     return base.Objective(init, loss, predict, accumulate="mean", healthy=_HEALTHY | diagnostics.CODES)
 
 
-def _check(encoder: nn.Module, codes: int, temperature: Spec, kl_weight: Spec) -> None:
+def _check(encoder: nn.Module, codes: int, temperature: base.Spec, kl_weight: base.Spec) -> None:
     """Refuses options that are out of range, by their names."""
     if not isinstance(encoder, Encoder):
         raise ConfigError("config.objective.model.name: the encoder that has codes for its decoder is 'dvae'.")
-    ends = lambda spec: (spec["start"], spec["end"]) if isinstance(spec, Mapping) else (spec,)
     for name, value, possible, limits in (
         ("codes", codes, codes >= 2, "at least 2"),
-        ("temperature", temperature, min(ends(temperature)) > 0, "above 0"),
-        ("kl_weight", kl_weight, min(ends(kl_weight)) >= 0, "at least 0"),
+        ("temperature", temperature, min(base.ends(temperature)) > 0, "above 0"),
+        ("kl_weight", kl_weight, min(base.ends(kl_weight)) >= 0, "at least 0"),
     ):
         if not possible:
             raise ConfigError(f"config.objective.{name} = {value!r} must be {limits}.")
@@ -177,7 +175,7 @@ class Autoencoder:
         drawn = categorical.gumbel_softmax(logits, noise, temperature)
         errors = logit_laplace.negative_log_density(self._mapped(image), *self._decoded(params, drawn))
         kl, reconstruction = categorical.kl_to_uniform(logits).mean(), errors.mean()
-        rank = diagnostics.effective_rank(jax.lax.stop_gradient(features.pooled))
+        rank = diagnostics.effective_rank(features.pooled)
         metrics = {"effective_rank": rank, **diagnostics.of_codes(logits.argmax(-1), self.head.classes)}
         numbers = self.encoder.stride**2 * image.shape[-1]  # Those that one code stands for.
         return reconstruction + kl_weight * kl / numbers, {"reconstruction": reconstruction, "kl": kl, **metrics}

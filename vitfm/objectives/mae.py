@@ -123,8 +123,7 @@ class Autoencoder:
         """Squared error of the masked patches, [], and the rank of the visible ones; `keys` [B] are for drop path."""
         predicted, hidden, features = self._predict(params, image, noise, keys)
         value = reconstruction.pixel_loss(predicted, _rows(self._pixels(image), hidden), self.norm_pix)
-        seen = jax.lax.stop_gradient(features.mean(features.tokens))
-        return value, {"effective_rank": diagnostics.effective_rank(seen)}
+        return value, {"effective_rank": diagnostics.effective_rank(features.mean(features.tokens))}
 
     def reconstruct(self, params: base.Params, image: jax.Array, noise: jax.Array) -> jax.Array:
         """[B,3,H,W,C]: the image; the visible patches, the others 0, the mean colour; these filled with predictions."""

@@ -16,8 +16,6 @@ from vitfm.models import heads, probes, statistics, views
 from vitfm.models.two_towers import unit
 from vitfm.objectives import base
 
-Spec = float | Mapping[str, Any]  # A number, or a schedule over the run.
-
 
 @dataclasses.dataclass(frozen=True)
 class Version:
@@ -27,7 +25,7 @@ class Version:
     hidden_dim: int
     out_dim: int
     temperature: float
-    momentum: Spec
+    momentum: base.Spec
 
 
 VERSIONS = {
@@ -47,7 +45,7 @@ def make(
     hidden_dim: int | None = None,
     out_dim: int | None = None,
     temperature: float | None = None,
-    momentum: Spec | None = None,
+    momentum: base.Spec | None = None,
     data: Any,
     dtype: jnp.dtype = jnp.float32,
     schedule: Callable[[Any, str], Callable[[jax.Array], jax.Array]],
@@ -181,13 +179,12 @@ def _enqueued(queue: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def _check(
-    temperature: float, momentum: Spec, groups: int, queue: int | None, version: str, has_statistics: bool
+    temperature: float, momentum: base.Spec, groups: int, queue: int | None, version: str, has_statistics: bool
 ) -> None:
     """Refuses what is out of range, a queue that no one asks, and groups that nothing could be grouped for."""
-    ends = (momentum["start"], momentum["end"]) if isinstance(momentum, Mapping) else (momentum,)
     for name, value, possible, limits in (
         ("temperature", temperature, temperature > 0, "above 0"),
-        ("momentum", momentum, all(0 <= end <= 1 for end in ends), "from 0 to 1"),
+        ("momentum", momentum, all(0 <= end <= 1 for end in base.ends(momentum)), "from 0 to 1"),
         ("groups", groups, groups >= 1, "at least 1"),
         ("queue", queue, queue is None or queue >= 1, "at least 1"),
     ):

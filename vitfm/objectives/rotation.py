@@ -47,7 +47,7 @@ def make(*, model: Mapping[str, Any], data: Any, dtype: jnp.dtype = jnp.float32)
         value = classification.softmax(scores, classification.targets(label, TURNS)).mean()
         metrics = {
             "accuracy": classification.hits(scores, label).mean(),
-            "effective_rank": diagnostics.effective_rank(jax.lax.stop_gradient(features)),
+            "effective_rank": diagnostics.effective_rank(features),
         }
         return value, base.Aux(metrics, changed)
 

@@ -20,7 +20,6 @@ from vitfm.models import views as encoding
 from vitfm.models.prototypes import Prototypes
 from vitfm.models.vision_transformer import ViT
 from vitfm.objectives import base, dino, siglip
-from vitfm.objectives.dino import Spec
 
 # What the image tower is where a recipe does not say: SigLIP's with a token for the patches that it does not see.
 IMAGE: Mapping[str, Any] = {**siglip.IMAGE, "mask_token": True}
@@ -41,14 +40,14 @@ def make(
     caption_weight: float = 1.0,
     distill_weight: float = 1.0,
     mask_weight: float = 0.25,
-    last_part: Spec = {"name": "switch", "start": 0.0, "end": 1.0, "length": "80%"},
+    last_part: base.Spec = {"name": "switch", "start": 0.0, "end": 1.0, "length": "80%"},
     mask_ratio: float = 0.5,
     prototypes: int = 65536,
     hidden_dim: int = 2048,
     bottleneck_dim: int = 256,
     student_temperature: float = 0.1,
-    teacher_temperature: Spec = 0.04,
-    momentum: Spec = 0.996,
+    teacher_temperature: base.Spec = 0.04,
+    momentum: base.Spec = 0.996,
     center_momentum: float = 0.9,
     data: Any,
     dtype: jnp.dtype = jnp.float32,
@@ -107,7 +106,7 @@ def make(
     )
     if not (0 <= parallel <= 1 and 0 < mask_ratio < 1):
         raise ConfigError(f"config.objective: parallel = {parallel} and mask_ratio = {mask_ratio} are shares.")
-    if (momentum["end"] if isinstance(momentum, Mapping) else momentum) == 1:
+    if base.ends(momentum)[-1] == 1:
         raise ConfigError("config.objective.momentum must not end at 1: the teacher would learn nothing more of texts.")
     image, text = siglip.completed(image, IMAGE), siglip.completed(text, siglip.TEXT)
     towers = two_towers.towers(image, text, embed_dim, data, dtype)

@@ -136,8 +136,7 @@ class Predictor:
         predicted = self._squares(self._decoded(params, features, image))
         mean, deviation = self._normal(image)
         value = reconstruction.masked_l1(predicted, self._squares((image - mean) / deviation), masked)
-        seen = jax.lax.stop_gradient(features.mean(features.tokens))
-        return value, {"effective_rank": diagnostics.effective_rank(seen)}
+        return value, {"effective_rank": diagnostics.effective_rank(features.mean(features.tokens))}
 
     def reconstruct(self, params: base.Params, image: jax.Array, masked: jax.Array) -> jax.Array:
         """[B,3,H,W,C]: the image; what is seen, the rest 0, the mean colour; the rest filled with predictions."""

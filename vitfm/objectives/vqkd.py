@@ -99,7 +99,7 @@ def make(
         metrics = {
             "reconstruction": reconstruction,
             "commitment": distance,
-            "effective_rank": diagnostics.effective_rank(jax.lax.stop_gradient(points.mean((1, 2)))),
+            "effective_rank": diagnostics.effective_rank(points.mean((1, 2))),
             **diagnostics.of_codes(chosen, codes),
         }
         return reconstruction + commitment * distance, base.Aux(metrics, changed)

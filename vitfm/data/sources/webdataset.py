@@ -54,7 +54,7 @@ class Source:
         self._index = functools.lru_cache(_OPEN)(self._opened)
         extensions = dict.fromkeys(extension for own in facts for extension in own.extensions)
         self._keys, self._caption = self._keys_of_objects() if "json" in extensions else ((), "caption")
-        features = [_FEATURES.get(extension, extension) for extension in extensions if extension != "json"]
+        features = [_feature(extension) for extension in extensions if extension != "json"]
         self._names = tuple(dict.fromkeys([*features, *self._keys, "key"]))
         image = "image" if "image" in self._names else next(filter(_is_image, extensions))  # Such as input.jpg.
         self.roles = {"image": image} | {role: role for role in ("label", "caption") if role in self._names}
@@ -65,7 +65,7 @@ class Source:
     def __getitem__(self, index: int) -> dict[str, Any]:
         shard, row = self._shards.place(index)
         key, contents = self.key(index), self._contents(shard, row)
-        if self.roles["image"] not in (_FEATURES.get(extension, extension) for extension in contents):
+        if self.roles["image"] not in map(_feature, contents):
             raise BadExample("missing", f"{self.name}: {key} has no image, only {', '.join(contents)}.")
         return dict.fromkeys(self._names) | self._features(contents, key) | {"key": key}
 
@@ -108,7 +108,7 @@ class Source:
         if feature == "image" or feature not in self._names:
             raise ConfigError(f"{self.name}: {feature!r} of all examples is no column.")
         in_objects = feature in self._keys
-        return lambda extension: feature == _FEATURES.get(extension, extension) or (in_objects and extension == "json")
+        return lambda extension: feature == _feature(extension) or (in_objects and extension == "json")
 
     def _opened(self, shard: int) -> tar_index.Index:
         return tar_index.make(self._shards.paths[shard], self._stamps[shard])
@@ -132,7 +132,7 @@ class Source:
         given = set()
         for extension, content in contents.items():
             if extension != "json":
-                name = _FEATURES.get(extension, extension)
+                name = _feature(extension)
                 name = extension if name in given else name  # Of two images, the first is `image`.
                 given.add(name)
                 value = _value(extension, content, f"{self.name}: {key}.{extension}")
@@ -197,14 +197,24 @@ def _facts(path: str) -> _Facts:
     return _Facts(index.stamp, len(index), index.extensions, index.note)
 
 
+def _feature(extension: str) -> str:
+    """What the content of a member is called: `image`, `caption`, `label`, or as its extension."""
+    return _FEATURES.get(extension, extension)
+
+
+def _kind(extension: str) -> str:
+    """What it is read as: mask.png as png."""
+    return extension.rpartition(".")[2]
+
+
 def _is_image(extension: str) -> bool:
     """Whether it is one, be it the feature `image` or another, as mask.png is."""
-    return _FEATURES.get(extension.rpartition(".")[2]) == "image"
+    return _feature(_kind(extension)) == "image"
 
 
 def _value(extension: str, content: bytes, where: str) -> Any:
     """A text, a number or bytes; None for an empty text."""
-    kind = extension.rpartition(".")[2]
+    kind = _kind(extension)
     try:
         if kind == "txt":
             return content.decode("utf-8-sig").strip() or None
