@@ -61,18 +61,33 @@ def test_numbers_of_what_is_hidden():
     np.testing.assert_array_equal(places, [[1, 3, 0], [2, 0, 1]])
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_views_that_are_masked(count: int):
-    masked, places, shares = masking.in_views(keys(32), 3, count, (6, 5), (0.1, 0.5))
+def test_views_that_are_masked(count: int, pairs: bool):
+    masked, places, shares = masking.in_views(keys(32), 3, count, (6, 5), (0.1, 0.5), pairs)
     hidden = np.asarray(masked.sum(-1))
-    assert masked.shape == (32, 3, 30) and places.shape == shares.shape == (32, count * 15)
+    assert masked.shape == (32, 3, 30) and places.shape == shares.shape == (
+        (16, count * 18) if pairs else (32, count * 15)
+    )
     np.testing.assert_array_equal((hidden > 0).sum(1), count)
     assert hidden[hidden > 0].min() >= 3 and hidden.max() <= 15 and len(np.unique(hidden[hidden > 0])) > 5
     assert set(np.nonzero(hidden)[1]) == {0, 1, 2}  # Each view at times.
-    flat = np.asarray(masked).reshape(32, -1)
-    for row in range(32):
+    flat = np.asarray(masked).reshape(len(places), -1)
+    for row, of_row in enumerate(hidden.reshape(len(places), -1)):
         there = np.asarray(shares[row]) > 0
         np.testing.assert_array_equal(np.sort(places[row][there]), np.nonzero(flat[row])[0])
-        own = hidden[row][np.asarray(places[row][there]) // 30]
+        own = of_row[np.asarray(places[row][there]) // 30]
         np.testing.assert_allclose(shares[row][there], 1 / own / (32 * count), rtol=1e-5)
     assert np.asarray(shares).sum() == pytest.approx(1, rel=1e-5)
+
+
+def test_neighbours_share_their_places():
+    """Whatever the grid and the shares, two neighbours hide what there is room for, as uniformly as others do."""
+    for grid, ratio in (((4, 4), (0.1, 0.5)), ((2, 2), (0.1, 0.5)), ((5, 3), (0.11, 0.5)), ((6, 5), (0.3, 0.3))):
+        masked, places, shares = masking.in_views(keys(2000), 2, 1, grid, ratio, pairs=True)
+        assert int((shares > 0).sum()) == int(masked.sum()) and places.shape[0] == 1000
+    sizes = np.asarray(masking.in_views(keys(2000), 2, 1, (10, 10), (0.1, 0.5), pairs=True)[0].sum((1, 2)))
+    assert set(sizes[::2] + sizes[1::2]) <= {59, 60}
+    for half in (sizes[::2], sizes[1::2]):
+        shares = np.bincount(half, minlength=51)[10:50] / len(half)
+        assert abs(shares - 1 / 40).max() < 0.02

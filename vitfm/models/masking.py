@@ -104,7 +104,7 @@ def numbers(masks: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
 
 
 def in_views(
-    keys: jax.Array, views: int, count: int, grid: tuple[int, int], ratio: Sequence[float]
+    keys: jax.Array, views: int, count: int, grid: tuple[int, int], ratio: Sequence[float], pairs: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Block-wise masks in some of each example's views.
 
@@ -114,23 +114,29 @@ def in_views(
       count: how many of them are masked, drawn by lot.
       grid: rows and columns of their N patches.
       ratio: least and greatest share of hidden patches in a masked view, drawn uniformly between; at least one patch.
+      pairs: rows 2i and 2i + 1 hide shares that add up to least + greatest, each still uniform, so that the two need
+        hardly more places than they fill. B is even.
 
     Returns:
-      bool [B,V,N]; int [B,M], the hidden patches' numbers among the V*N of their example, filled up with others;
-      float32 [B,M], each one's share in a mean over all masked views, 0 where it fills up.
+      bool [B,V,N]; int [G,M], the hidden patches' numbers among the V*N of an example, or the 2*V*N of a pair, filled
+      up with others; float32 [G,M], each one's share in a mean over all masked views, 0 where it fills up.
     """
     patches = grid[0] * grid[1]
-    most = max(1, int(ratio[1] * patches))
+    least, most = (max(1, int(share * patches + 1e-3)) for share in ratio)
+    for_views, for_ratios, for_blocks = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
+    ratios = jax.vmap(lambda key: jax.random.uniform(key, (count,), minval=ratio[0], maxval=ratio[1]))(for_ratios)
+    groups, places = len(keys), most
+    if pairs:
+        ratios = jnp.stack([ratios[::2], sum(ratio) - ratios[::2]], axis=1).reshape(ratios.shape)
+        groups, places = len(keys) // 2, max(least + most, int(sum(ratio) * patches + 1e-3))
+    sizes = jnp.clip((ratios * patches).astype(int), least, most)
 
-    def drawn(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        for_views, for_ratios, for_blocks = jax.random.split(key, 3)
+    def drawn(for_views: jax.Array, for_blocks: jax.Array, sizes: jax.Array) -> jax.Array:
         which = jax.random.permutation(for_views, views)[:count]
-        ratios = jax.random.uniform(for_ratios, (count,), minval=ratio[0], maxval=ratio[1])
-        sizes = jnp.clip((ratios * patches).astype(int), 1, most)
         masks = blocks(jax.random.split(for_blocks, count), sizes, grid)
-        places, there = numbers(masks, most)
-        whole = jnp.zeros((views, patches), bool).at[which].set(masks)
-        return whole, (places + patches * which[:, None]).reshape(-1), (there / sizes[:, None]).reshape(-1)
+        return jnp.zeros((views, patches), bool).at[which].set(masks)
 
-    masked, places, shares = jax.vmap(drawn)(keys)
-    return masked, places, shares / (len(keys) * count)
+    masked = jax.vmap(drawn)(for_views, for_blocks, sizes)
+    shares = masked / (jnp.maximum(masked.sum(-1, keepdims=True), 1) * len(keys) * count)
+    found, _ = numbers(masked.reshape(groups, -1), count * places)
+    return masked, found, jnp.take_along_axis(shares.reshape(groups, -1), found, axis=-1)

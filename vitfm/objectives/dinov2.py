@@ -63,9 +63,11 @@ def make(
       earlier teacher, who sees the views without masks.
     iBOT is `shared_head = True`, `centering = "centre"` and `koleo_weight = 0` (configs/ibot.py).
 
-    Masks are drawn from each example's own key. The authors' are drawn for a batch, any half of which may be masked;
-    here it is `mask_share` of each image's views, so that heads see arrays of one shape, filled up where fewer patches
-    are masked: what fills them counts nowhere, Sinkhorn-Knopp included.
+    The authors mask any half of a batch's views, and draw ratios in strata, so that each batch hides about as much.
+    Here it is `mask_share` of each image's views, and where the loss is the whole batch's anyway, by Sinkhorn-Knopp or
+    KoLeo, the ratios of two neighbours add up to least + greatest; else each example's masks are drawn by its own key
+    alone, so that accumulation is exact. Heads see arrays of one shape, filled up where fewer patches are masked: what
+    fills them counts nowhere, Sinkhorn-Knopp included.
 
     `extra` holds the `teacher`, parameters as the student's; where centred, `center` [K] and, of the masked patches,
     `patch_center`, in which each masked view counts alike as in the loss; and the encoder `gram`, if there is one.
@@ -125,6 +127,7 @@ def make(
     if not shared_head:
         heads["patch_head"] = Prototypes(patch_prototypes, hidden_dim, patch_bottleneck_dim, dtype)
     of_patches = "head" if shared_head else "patch_head"
+    coupled = centering == "sinkhorn" or koleo_weight > 0
     temperature_at = schedule(teacher_temperature, "objective.teacher_temperature")
     patch_temperature_at = schedule(patch_temperature, "objective.patch_temperature")
     momentum_at = schedule(momentum, "objective.momentum")
@@ -160,7 +163,8 @@ def make(
         """What `masking.in_views` hides of global views [B,V,H,W,C], and keys for drop path."""
         for_masks, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(key)
         count, grid = _masked_views(whole.shape[1], mask_share), _grid(whole, encoder.patch_size)
-        return masking.in_views(for_masks, whole.shape[1], count, grid, mask_ratio), for_drop_path
+        pairs = coupled and len(whole) % 2 == 0
+        return masking.in_views(for_masks, whole.shape[1], count, grid, mask_ratio, pairs), for_drop_path
 
     def loss(
         params: base.Params, extra: base.Extra, batch: base.Batch, key: jax.Array, step: jax.Array
@@ -208,8 +212,7 @@ def make(
         init,
         loss,
         probes.predictions(encoder),
-        # Exact: centres are linear in the batch, and each masked view counts alike.
-        accumulate="mean" if centering == "centre" and not koleo_weight else None,
+        accumulate=None if coupled else "mean",  # Exact: centres are linear in the batch, masked views count alike.
         healthy=diagnostics.of_teacher(prototypes),
         masks=masks,
         why_not=dino.NO_PARTS if centering == "sinkhorn" else _NO_NEIGHBOURS,
@@ -221,8 +224,8 @@ _NO_NEIGHBOURS = "KoLeo looks for neighbours in the whole batch at once. Take ko
 
 
 def _at(patches: jax.Array, places: jax.Array) -> jax.Array:
-    """[B,V,N,D] at int [B,M] -> [B,M,D]."""
-    return jnp.take_along_axis(patches.reshape(len(patches), -1, patches.shape[-1]), places[..., None], axis=1)
+    """[B,V,N,D] at int [G,M], in groups of B/G examples -> [G,M,D]."""
+    return jnp.take_along_axis(patches.reshape(len(places), -1, patches.shape[-1]), places[..., None], axis=1)
 
 
 def _grid(views: jax.Array, patch_size: int) -> tuple[int, int]:
