@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "name": "aim",
         "model": {
             "name": "vit",
-            "stem": "hmlp",
+            "stem": "patch_conv",
             "patch_size": 16,
             "hidden_dim": 192,
             "depth": 4,

@@ -50,7 +50,7 @@ def test_positions_are_left_alone_on_their_own_grid_and_smooth_on_others():
     np.testing.assert_allclose(np.diff(resized[..., 0], axis=1), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv", "hmlp"])
+@pytest.mark.parametrize("stem", ["patch", "conv", "patch_conv", "hmlp"])
 @pytest.mark.parametrize("pool", ["cls", "gap"])
 def test_any_size_of_image(stem: str, pool: str):
     model, params = made(stem=stem, pool=pool)
@@ -66,7 +66,7 @@ def test_any_size_of_image(stem: str, pool: str):
     assert np.isfinite(features.tokens).all()
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv", "hmlp"])
+@pytest.mark.parametrize("stem", ["patch", "conv", "patch_conv", "hmlp"])
 def test_a_masked_patch_is_not_seen(stem: str):
     """Nor by its neighbours: the tokens do not move with it, and do with others."""
     model, params = made(stem=stem, mask_token=True)
@@ -82,7 +82,7 @@ def test_a_masked_patch_is_not_seen(stem: str):
     assert np.abs(tokens(np.where(hidden, images, other)) - tokens(images)).max() > 1e-3
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv", "hmlp"])
+@pytest.mark.parametrize("stem", ["patch", "conv", "patch_conv", "hmlp"])
 def test_no_example_depends_on_its_batch(stem: str):
     model, params = made(stem=stem)
     images, apply = some_images(3, 32, 32, 3), jax.jit(model.apply)
@@ -110,6 +110,19 @@ def test_options_change_the_parameters_they_name():
     assert names(pre_norm=True) - plain == {"pre_norm/scale", "pre_norm/bias"}
     assert plain - names(stem_bias=False) == {"stem/patch/bias"}
     assert {name.split("/")[1] for name in names(stem="conv") - plain} == {"patches", "norm_0", "conv_0_kernel"}
+
+
+def test_convolutions_within_patches_are_those_of_each_alone():
+    conv, apart = (kind(16, 24, jnp.float32) for kind in (stems.ConvStem, stems.PatchConvStem))
+    images = some_images(2, 32, 48, 3)
+    params = conv.init(jax.random.key(0), images)
+    patches = images.reshape(2, 2, 16, 3, 16, 3).swapaxes(2, 3)  # [B,h,w,p,p,C]
+    expected = jax.jit(conv.apply)(params, patches.reshape(12, 16, 16, 3)).reshape(2, 2, 3, 24)
+    np.testing.assert_allclose(jax.jit(apart.apply)(params, images), expected, atol=1e-5)
+    assert np.abs(jax.jit(conv.apply)(params, images) - expected).max() > 0.1  # Which see beyond the edge.
+    keep = np.array([[5, 0], [3, 4]])
+    kept = np.take_along_axis(np.asarray(expected).reshape(2, -1, 24), keep[..., None], axis=1)
+    np.testing.assert_allclose(jax.jit(apart.apply)(params, images, keep), kept, atol=1e-5)
 
 
 def test_the_hierarchical_stem_is_its_convolutions():
@@ -172,7 +185,7 @@ def test_sizes_that_do_not_fit_are_refused(options: dict[str, Any], words: str):
         vit.make(**{**SMALL, **options})
 
 
-@pytest.mark.parametrize(("stem", "patch"), [("patch", 8), ("conv", 8), ("hmlp", 8)])
+@pytest.mark.parametrize(("stem", "patch"), [("patch", 8), ("conv", 8), ("patch_conv", 8), ("hmlp", 8)])
 def test_images_that_the_patches_do_not_divide_are_refused(stem: str, patch: int):
     model = vit.make(**SMALL, stem=stem)
     with pytest.raises(ConfigError, match=f"32 x 36 do not divide into patches of {patch}"):

@@ -24,7 +24,7 @@ Table = Literal["geometric", "bicubic", "bilinear"]
 # nothing can be done.
 Rule = Callable[[str, Shape, Shape], tuple[Callable[[np.ndarray], Any] | None, str] | None]
 
-_STEM = re.compile(r"(^|/)stem/((patches/)?patch/)?kernel$")
+_STEM = re.compile(r"(^|/)stem/((patches(_0)?/)?patch/)?kernel$")
 _MATRIX = {"geometric": geometric_matrix, "bicubic": cubic_matrix, "bilinear": linear_matrix}
 
 

@@ -14,7 +14,7 @@ from vitfm.config import ConfigError
 from vitfm.models.activations import ACTIVATIONS
 from vitfm.models.norms import LayerNorm
 
-Stem = Literal["patch", "conv", "hmlp"]
+Stem = Literal["patch", "conv", "patch_conv", "hmlp"]
 
 
 def patches(images: jax.Array, size: int) -> jax.Array:
@@ -22,6 +22,13 @@ def patches(images: jax.Array, size: int) -> jax.Array:
     batch, height, width, channels = images.shape
     x = images.reshape(batch, height // size, size, width // size, size, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
+
+
+def _alone(images: jax.Array, size: int, keep: jax.Array | None) -> jax.Array:
+    """Each patch of [B, H, W, C], or those `keep` [B, K], as an image by itself: [B*K, size, size, C]."""
+    x = patches(images, size).reshape(len(images), -1, size**2 * images.shape[-1])
+    x = x if keep is None else jnp.take_along_axis(x, keep[..., None], axis=1)
+    return x.reshape(-1, size, size, images.shape[-1])
 
 
 def assembled(pixels: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
@@ -92,6 +99,27 @@ class ConvStem(nn.Module):
         return x
 
 
+class PatchConvStem(nn.Module):
+    """`ConvStem` of each patch by itself, so that what is hidden stays so: [B, H, W, C] -> [B, h, w, D].
+
+    Beyond a patch's edge there are zeros. Parameters are those of `ConvStem`.
+    """
+
+    patch_size: int
+    hidden_dim: int
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        self.stem = ConvStem(self.patch_size, self.hidden_dim, self.dtype)
+        nn.share_scope(self, self.stem)
+
+    def __call__(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """The patches `keep` [B, K] alone, as [B, K, D], are mapped where it is given."""
+        grid = tuple(side // self.patch_size for side in images.shape[1:3])
+        x = self.stem(_alone(images, self.patch_size, keep))
+        return x.reshape(len(images), *(grid if keep is None else keep.shape[1:]), self.hidden_dim)
+
+
 class HierarchicalStem(nn.Module):
     """Patches of 4 pixels, joined four by four up to the patch size, each by itself: [B, H, W, C] -> [B, h, w, D].
 
@@ -107,11 +135,7 @@ class HierarchicalStem(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         """The patches `keep` [B, K] alone, as [B, K, D], are mapped where it is given."""
-        shape = images.shape
-        if keep is not None:
-            x = patches(images, self.patch_size).reshape(shape[0], -1, self.patch_size**2 * shape[-1])
-            kept = jnp.take_along_axis(x, keep[..., None], axis=1)
-            images = kept.reshape(-1, self.patch_size, self.patch_size, shape[-1])
+        images = images if keep is None else _alone(images, self.patch_size, keep)
         joined = self.patch_size.bit_length() - 3
         widths = [self.hidden_dim // 4] * joined + [self.hidden_dim]
         x = images

@@ -132,7 +132,7 @@ class ViT(nn.Module):
             f"position = {self.position!r}": self.position not in ("learned", "none"),
             f"position_resize = {self.position_resize!r}": self.position_resize not in ("bilinear", "antialiased"),
             "relative_position": self.transformer.style.relative_position is not None,
-            "stem = 'conv' or 'hmlp'": not isinstance(self.stem, PatchStem),
+            "a stem other than 'patch'": not isinstance(self.stem, PatchStem),
             "window_size": self.transformer.window is not None,
             "hidden patches": keep is not None,
             "patch_dropout or channel_dropout": keys is not None and (self.patch_dropout or self.channel_dropout),
@@ -161,7 +161,7 @@ class ViT(nn.Module):
         if isinstance(self.stem, ConvStem):  # It mixes neighbouring patches.
             if keep is not None:
                 raise ConfigError(
-                    "The convolutional stem mixes patches, so none can be left out: stem = 'patch' or 'hmlp'."
+                    "stem = 'conv' mixes patches, so none can be left out: take 'patch', 'patch_conv' or 'hmlp'."
                 )
             if masked is not None:
                 images = jnp.where(spread(masked, grid, self.patch_size)[..., None], 0, images)

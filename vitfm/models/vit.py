@@ -16,7 +16,7 @@ from vitfm.models.norms import Norm
 from vitfm.models.pooling import AttentionPool
 from vitfm.models.position import Resize, Rope
 from vitfm.models.sizes import SIZES
-from vitfm.models.stem import ConvStem, HierarchicalStem, PatchStem, Stem
+from vitfm.models.stem import ConvStem, HierarchicalStem, PatchConvStem, PatchStem, Stem
 from vitfm.models.transformer import Remat, Style, Transformer
 from vitfm.models.vision_transformer import FIXED, OF_CLASS, Pool, Position, ViT
 
@@ -79,9 +79,9 @@ def make(
       depth: number of blocks.
       num_heads: attention heads; they divide `hidden_dim`.
       mlp_dim: hidden width of the MLPs; 4 D when None.
-      stem: "patch", one linear map of each patch; "conv", patches of 4 pixels and strided convolutions; or "hmlp",
-        patches of 4 pixels that are joined within each patch, so that patches can be left out. Patches that are
-        `masked` are 0 in what convolutions see.
+      stem: "patch", one linear map of each patch; "conv", patches of 4 pixels and strided convolutions; "patch_conv",
+        the same within each patch, or "hmlp", patches of 4 pixels that are joined within each, so that patches can be
+        left out. Patches that are `masked` are 0 in what "conv" sees.
       stem_bias: a bias in the patch stem (CLIP has none).
       stem_norm: a norm between stem and positions (AIMv2).
       channel_dropout: probability that training sets a channel of an image to zero.
@@ -142,6 +142,7 @@ def make(
     stems = {
         "patch": PatchStem(patch_size, hidden_dim, stem_bias, dtype),
         "conv": ConvStem(patch_size, hidden_dim, dtype),
+        "patch_conv": PatchConvStem(patch_size, hidden_dim, dtype),
         "hmlp": HierarchicalStem(patch_size, hidden_dim, dtype),
     }
     pooling = (num_heads, pool, mlp_dim or 4 * hidden_dim, activation, norm, epsilon)
@@ -231,7 +232,7 @@ def _check_shapes(
         )
     if stem == "hmlp" and hidden_dim % 4:
         raise ConfigError(f"ViT: hidden_dim = {hidden_dim} must be a multiple of 4 where stem = 'hmlp'.")
-    if stem == "conv" and hidden_dim % (patch_size // 4):
+    if stem in ("conv", "patch_conv") and hidden_dim % (patch_size // 4):
         raise ConfigError(
             f"ViT: the convolutional stem doubles its width up to hidden_dim = {hidden_dim}, which {patch_size // 4} "
             f"must divide where patch_size = {patch_size}."

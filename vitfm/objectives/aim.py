@@ -83,8 +83,8 @@ def _check(encoder: nn.Module, image_size: int) -> None:
         raise ConfigError("config.objective.model.name: who sees whom can be said to a 'vit' only.")
     if isinstance(encoder.stem, stem.ConvStem):
         raise ConfigError(
-            "config.objective.model.stem = 'conv' mixes a patch with the next one, which AIM predicts: take 'patch' or "
-            "'hmlp'."
+            "config.objective.model.stem = 'conv' mixes a patch with the next one, which AIM predicts: take 'patch', "
+            "'patch_conv' or 'hmlp'."
         )
     base.refuse_patch_dropout(encoder)
     special = encoder.class_token or encoder.distillation_token or encoder.registers
