@@ -27,7 +27,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         # Where it is, is all that a masked patch knows: fixed positions tell from the first step.
         "model": {
             "name": "vit",
-            "stem": "hmlp",
+            "stem": "conv",  # Under which masked squares are 0 in the image.
             "patch_size": 16,
             "hidden_dim": 192,
             "depth": 4,

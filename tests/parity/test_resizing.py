@@ -78,7 +78,7 @@ def test_positions_are_torchs(method: str, options: dict[str, Any]):
     assert relative_error(taken("encoder/position", ours, (9, 4, 4), own=method), theirs) < FORWARD
 
 
-@pytest.mark.parametrize("name", ["encoder/stem/patch/kernel", "encoder/stem/kernel"])
+@pytest.mark.parametrize("name", ["encoder/stem/patch/kernel", "encoder/stem/kernel", "stem/patches_0/patch/kernel"])
 @pytest.mark.parametrize(("channels", "old", "new"), [(3, 8, 12), (3, 16, 8), (1, 8, 8), (4, 8, 8), (6, 8, 5)])
 def test_patch_embeddings_are_timms(name: str, channels: int, old: int, new: int):
     kernel = some(8, 3, old, old)
