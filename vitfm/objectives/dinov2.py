@@ -61,7 +61,7 @@ def make(
       Here the neighbours are those of the global batch, where the authors' are those of a device;
     - Gram anchoring (DINOv3, section 4.2): the student's patches, all of them, stay as alike as they were to an
       earlier teacher, who sees the views without masks.
-    iBOT is `shared_head = True`, `centering = "centre"` and `koleo_weight = 0` (configs/ibot.py).
+    iBOT is `shared_head = True`, `centering = "centre"` and `koleo_weight = 0` (configs/ibot_s16_in1k.py).
 
     The authors mask any half of a batch's views, and draw ratios in strata, so that each batch hides about as much.
     Here it is `mask_share` of each image's views, and where the loss is the whole batch's anyway, by Sinkhorn-Knopp or
