@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import pathlib
 import re
@@ -12,7 +13,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 
 from vitfm import config as config_lib
 from vitfm import health, overrides, program, workdirs
@@ -80,15 +80,10 @@ def evaluate(
     with Writer(directory) as writer:
         for number, (name, evaluator) in enumerate(evaluators.items(), 1):
             print(f"{name} ({number} of {len(evaluators)}) at step {step:,} ...", flush=True)
-            begun, values, ranges = time.perf_counter(), {}, {}
-            for metric, value in _measured(evaluator, models):
-                if np.ndim(value):
-                    writer.picture(step, metric, value)
-                else:
-                    values[metric] = float(value)
-                    if isinstance(value, evaluation.Watched) and not untrained:
-                        ranges[metric] = value.healthy
-            told = health.outside(step, values, ranges)
+            begun = time.perf_counter()
+            picture = functools.partial(writer.picture, step)
+            values, ranges = evaluation.collected(_measured(evaluator, models), picture)
+            told = {} if untrained else health.outside(step, values, ranges)
             for line in (*unusable.settle(step), *told.values()):
                 print(line)
             if values:

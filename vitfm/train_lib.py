@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from vitfm import diagnose, health, interrupt, intervals, program, results, starting, teachers, tree, workdirs
 from vitfm import recipe as recipes
@@ -29,7 +29,6 @@ from vitfm.metrics.timers import Timers, share
 from vitfm.metrics.window import Window
 from vitfm.metrics.writers import Writer
 from vitfm.program import Program
-from vitfm.ranges import Range
 from vitfm.session import Session
 from vitfm.train_state import TrainState
 
@@ -255,17 +254,13 @@ def _evaluate(session: Session, state: TrainState, step: int, names: Sequence[st
         return
     _settle(session, state, step)
     with session.clock("eval"):
-        values: dict[str, float] = {}
-        ranges: dict[str, Range] = {}
-        for prefix, params in session.program.evaluated(state).items():
-            for name in names:
-                for metric, value in session.evaluators[name][1](params):
-                    if np.ndim(value) == 0:
-                        values[prefix + metric] = float(value)
-                        if isinstance(value, evaluation.Watched):
-                            ranges[prefix + metric] = value.healthy
-                    else:
-                        session.writer.picture(step, prefix + metric, value)
+        measured = (
+            (prefix + metric, value)
+            for prefix, params in session.program.evaluated(state).items()
+            for name in names
+            for metric, value in session.evaluators[name][1](params)
+        )
+        values, ranges = evaluation.collected(measured, functools.partial(session.writer.picture, step))
         session.write(step, values | health.marks(session, step, values, ranges))
     session.settle(step)
     shown = [f"{name} {value:.1%}" for name, value in values.items() if name.endswith(("top1", "recall1"))]

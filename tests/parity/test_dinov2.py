@@ -51,8 +51,8 @@ def test_patch_loss_equals_lightly(counts: list[int]):
     value = theirs(torch.tensor(teacher)[flat], reference[torch.tensor(flat)], torch.tensor(mask))
     value.backward()
 
-    places, there = masking.numbers(jnp.asarray(flat), most)
-    shares = there / np.maximum(flat.sum(1), 1)[:, None] / batch
+    places = masking.numbers(jnp.asarray(flat), most)
+    shares = np.take_along_axis(flat, places, axis=1) / np.maximum(flat.sum(1), 1)[:, None] / batch
     at = lambda x: jnp.take_along_axis(x, places[..., None], axis=1)
 
     def loss(student: jax.Array) -> jax.Array:

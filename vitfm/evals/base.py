@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +32,22 @@ class Watched(float):
 
 
 Evaluate = Callable[[Any], Iterator[tuple[str, Value]]]  # params -> (name, value)
+
+
+def collected(
+    measured: Iterable[tuple[str, Value]], picture: Callable[[str, np.ndarray], None]
+) -> tuple[dict[str, float], dict[str, Range]]:
+    """Metrics by name, and the ranges of those that are watched; pictures go to `picture(name, pixels)`."""
+    values: dict[str, float] = {}
+    ranges: dict[str, Range] = {}
+    for name, value in measured:
+        if np.ndim(value):
+            picture(name, value)
+            continue
+        values[name] = float(value)
+        if isinstance(value, Watched):
+            ranges[name] = value.healthy
+    return values, ranges
 
 
 @dataclasses.dataclass

@@ -89,7 +89,7 @@ def blocks(keys: jax.Array, counts: jax.Array, grid: tuple[int, int], smallest: 
     return jax.vmap(mask)(keys, counts)
 
 
-def numbers(masks: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
+def numbers(masks: jax.Array, most: int) -> jax.Array:
     """Which patches masks of unequal sizes hide, in arrays of one shape.
 
     Args:
@@ -97,10 +97,9 @@ def numbers(masks: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
       most: K, the size of the largest.
 
     Returns:
-      int [..., K], the hidden patches in their order, and after them others; bool [..., K], true where hidden.
+      int [..., K], the hidden patches in their order, and after them others.
     """
-    found = jnp.argsort(~masks, axis=-1, stable=True)[..., :most]
-    return found, jnp.take_along_axis(masks, found, axis=-1)
+    return jnp.argsort(~masks, axis=-1, stable=True)[..., :most]
 
 
 def in_views(
@@ -138,5 +137,5 @@ def in_views(
 
     masked = jax.vmap(drawn)(for_views, for_blocks, sizes)
     shares = masked / (jnp.maximum(masked.sum(-1, keepdims=True), 1) * len(keys) * count)
-    found, _ = numbers(masked.reshape(groups, -1), count * places)
+    found = numbers(masked.reshape(groups, -1), count * places)
     return masked, found, jnp.take_along_axis(shares.reshape(groups, -1), found, axis=-1)

@@ -198,7 +198,7 @@ class Predictor:
     def _decoded(
         self, params: base.Params, features: models.Features, masked: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        places, _ = masking.numbers(masked, self.masked_patches)
+        places = masking.numbers(masked, self.masked_patches)
         rows = jnp.take_along_axis(features.tokens, places[..., None] + features.prefix, axis=1)
         return self.head.apply({"params": params["head"]}, rows.reshape(-1, rows.shape[-1])), places
 
