@@ -180,7 +180,7 @@ def test_eight_devices_give_what_one_gives(name: str, data: int, fsdp: int, accu
 @pytest.mark.parametrize("name", specs.EACH)
 def test_every_objective_learns(name: str):
     """The loss of one batch falls, all else being as it was, and all that may move does."""
-    (step, place), first = step_of(name, 1, 1, 1), start(name)
+    (step, place), first = step_of(name, 1, 1, 1), jax.device_put(start(name), mesh_of(name, 1, 1)[1])
     state, batch, old, moved = first, place(setup(name).batches[0]), dict(tree.named_leaves(first.params)), set()
     for _ in range(LEARNING):
         state, _ = step(state.replace(extra=first.extra), batch)  # No teacher runs away from its student.
