@@ -10,9 +10,10 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from tests.tiny import FLAGS
+from tests import tiny
 
-os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {FLAGS}")
+if "XLA_FLAGS" not in os.environ:  # The processes that share the tests have them from the one that started them.
+    os.environ["XLA_FLAGS"] = tiny.flags(devices=8)
 # XLA's CPU devices share a pool of as many threads as there are cores or devices. Collectives that do not depend on one
 # another may start in another order on each device; where they fill the pool, all wait for those that found no thread.
 os.environ.setdefault("PJRT_NPROC", "64")

@@ -20,12 +20,14 @@ from vitfm import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOTAL = 10
-# Tests compile for longer than they compute: without LLVM's optimisations they take half the time. And XLA ends a
-# process where a device is 40 s late for a collective: on a crowded machine that is nobody's fault.
+# Tests compile for longer than they compute: without LLVM's optimisations they take half the time, without XLA's own
+# emitters of fusions half of that. And XLA ends a process where a device is 40 s late for a collective: on a crowded
+# machine that is nobody's fault.
 FLAGS = (
     "--xla_backend_optimization_level=0 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_cpu_collective_timeout_seconds=600"
 )
+FASTER = "--xla_cpu_use_fusion_emitters=false"
 TIMED = ("seconds", "images_per_second", "data/wait")  # Numbers of a row that no two runs share.
 
 
@@ -85,10 +87,19 @@ def arguments(workdir: pathlib.Path, *overrides: str) -> list[str]:
     return [f"--config={ROOT / 'tests/tiny.py'}", f"--workdir={workdir}", f"--config.compile_cache={cache}", *overrides]
 
 
+def flags(devices: int) -> str:
+    """XLA's options for so many virtual devices; it ends a process that gives it one that it does not know."""
+    count = f"--xla_force_host_platform_device_count={devices}"
+    given = f"{count} {FLAGS} {FASTER}"
+    environment = {**os.environ, "XLA_FLAGS": given, "JAX_PLATFORMS": "cpu"}
+    known = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env=environment, capture_output=True)
+    return given if known.returncode == 0 else f"{count} {FLAGS}"
+
+
 def environment(devices: int = 2) -> dict[str, str]:
-    """For a process with so many virtual devices."""
-    flags = f"--xla_force_host_platform_device_count={devices} {FLAGS}"
-    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "32"}
+    """For a process with so many virtual devices, and the test session's other options."""
+    given = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"  # The last one counts.
+    return {**os.environ, "XLA_FLAGS": given, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "32"}
 
 
 def run(
