@@ -2,7 +2,7 @@
 
     python -m vitfm.main --config=configs/aim.py
 
-Hardware: two CPU cores. Time: six to nine minutes with AVX-512, the longest of these recipes.
+Hardware: two CPU cores. Time: under five minutes with AVX-512.
 Expected: docs/recipes/README.md has what every such recipe reaches. configs/aim_06b_in1k.py has the published settings,
 and what of them to change for fewer images.
 """
