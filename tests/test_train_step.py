@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import tiny
 from vitfm import optim, train_state, train_step, tree
 from vitfm.config import ConfigError
 from vitfm.data import augment
@@ -171,15 +173,16 @@ def test_what_never_moves_has_no_backward_pass(accumulate: int):
     objective, preprocess, batch, variables = small_clip()
     still = optim.still({"freeze": ["^image/"]}, variables.params)
     keys, found, work = train_step.example_keys(0, 0, BATCH), [], []
+    # As users compile it: without these emitters the smaller program rounds some sums otherwise.
+    options = {"xla_cpu_use_fusion_emitters": True} if tiny.FASTER in os.environ["XLA_FLAGS"] else {}
     for learned in (objective, base.holding(objective, still)):
         gradients = jax.jit(train_step.gradients_of(learned, preprocess, accumulate))
-        compiled = gradients.lower(variables.params, variables.extra, batch, keys, jnp.int32(0)).compile()
+        compiled = gradients.lower(variables.params, variables.extra, batch, keys, jnp.int32(0)).compile(options)
         found.append(compiled(variables.params, variables.extra, batch, keys, jnp.int32(0))[2])
         work.append(compiled.cost_analysis()["flops"])
     whole, held = (dict(tree.named_leaves(grads)) for grads in found)
     for name, frozen in tree.named_leaves(still):
-        expected = 0 * whole[name] if frozen else whole[name]
-        np.testing.assert_allclose(held[name], expected, rtol=1e-4, atol=1e-6 * abs(expected).max(), err_msg=name)
+        np.testing.assert_allclose(held[name], 0 if frozen else whole[name], rtol=1e-4, atol=1e-7, err_msg=name)
     assert any(leaf for _, leaf in tree.named_leaves(still)) and work[1] < 0.8 * work[0]
 
 
