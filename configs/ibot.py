@@ -1,4 +1,4 @@
-"""iBOT on `emoji`: configs/dinov2.py with one head and no KoLeo (Zhou et al. 2022, arXiv:2111.07832).
+"""iBOT on `emoji`: configs/dinov2.py with one head, without registers and KoLeo (Zhou et al. 2022, arXiv:2111.07832).
 
     python -m vitfm.main --config=configs/ibot.py
 
@@ -20,5 +20,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg = config_lib.argument(arg, "tiny")
     dinov2 = pathlib.Path(__file__).with_name("dinov2.py")
     config = config_lib.load_file(f"{dinov2}:{arg}" if arg else str(dinov2))
+    config.objective.model.registers = 0
     config.objective.update({"shared_head": True, "koleo_weight": 0.0, "gram_weight": 0.0})
     return config

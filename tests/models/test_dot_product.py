@@ -10,6 +10,7 @@ import pytest
 from vitfm.models import dot_product
 
 BATCH, HEADS, N, DIM = 3, 2, 7, 5
+MANY = 40  # Tokens of which products are taken as they are, on CPUs too.
 
 
 def plain(query, key, value, bias, mask):
@@ -38,6 +39,15 @@ def test_values_and_derivatives_are_those_of_the_formula(bias: tuple[int, ...], 
     theirs = jax.value_and_grad(lambda *inputs: total(plain, *inputs), arguments)(*inputs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()), ours, theirs)
     assert min(np.abs(gradient).max() for gradient in ours[1]) > 0.1
+
+
+def test_derivatives_of_many_tokens_are_those_of_the_formula():
+    query, key, value, weights = 3 * np.random.default_rng(0).normal(size=(4, BATCH, HEADS, MANY, DIM)).astype("f")
+    assert MANY > dot_product.FEW > N
+    total = lambda function, *inputs: (function(*inputs, None, None) * weights).sum()
+    ours = jax.grad(lambda *inputs: total(dot_product.attend, *inputs), (0, 1, 2))(query, key, value)
+    theirs = jax.grad(lambda *inputs: total(plain, *inputs), (0, 1, 2))(query, key, value)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()), ours, theirs)
 
 
 def test_weights_are_the_softmax():
