@@ -5,8 +5,8 @@
 
 To go on from weights of DINOv2's: docs/warm_start.md.
 
-Hardware: two CPU cores. Time: about four and a half minutes.
-Expected: on drawings of a fifth hand, 98 subgroups, 34% under the linear probe, where raw pixels have 27%;
+Hardware: two CPU cores. Time: about five minutes with AVX-512.
+Expected: on drawings of a fifth hand, 98 subgroups, 33% under the linear probe, where raw pixels have 27%;
 docs/recipes/README.md has more. configs/dinov2_l16_in1k.py has the published settings, and what of them to change for
 fewer images.
 """

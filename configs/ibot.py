@@ -5,7 +5,7 @@
 Published are centres in place of Sinkhorn-Knopp (`--config.objective.centering=centre`): of so few steps they need too
 many, and the features are worse than pixels.
 
-Hardware: two CPU cores. Time: five to seven minutes with AVX-512. Expected: docs/recipes/README.md.
+Hardware: two CPU cores. Time: about five minutes with AVX-512. Expected: docs/recipes/README.md.
 """
 
 import pathlib
