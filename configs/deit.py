@@ -21,7 +21,7 @@ import ml_collections
 
 from vitfm import config as config_lib
 
-RESNET = {"name": "resnet", "stem_dim": 32, "depths": (1, 1, 1), "hidden_dims": (64, 128, 256), "block": "basic"}
+RESNET = {"name": "resnet", "stem_dim": 24, "depths": (1, 1, 1), "hidden_dims": (48, 96, 192), "block": "basic"}
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
