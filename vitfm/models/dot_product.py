@@ -81,8 +81,8 @@ def _gathered(weights: jax.Array, x: jax.Array) -> jax.Array:
 
     def turned(weights: jax.Array, x: jax.Array) -> jax.Array:
         # XLA's product with a matrix that is to be turned takes twice as long as turning it first.
-        turned = jax.lax.optimization_barrier(jnp.swapaxes(weights, 2, 3))
-        return jnp.einsum("bhkq,bhqd->bhkd", turned, x)
+        transposed = jax.lax.optimization_barrier(jnp.swapaxes(weights, 2, 3))
+        return jnp.einsum("bhkq,bhqd->bhkd", transposed, x)
 
     if weights.shape[-1] > FEW:
         return as_it_is(weights, x)
