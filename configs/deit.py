@@ -11,7 +11,7 @@ them to change for fewer images.
     --config.objective.distillation=soft --config.objective.balance=0.1
     --config.objective.model.distillation_token=False --config.objective.model.pool=cls    through the class token
 
-Hardware: two CPU cores. Time: under five minutes, beside those of the teacher.
+Hardware: two CPU cores. Time: about five minutes, beside five of the teacher.
 Expected: docs/recipes/README.md has what every such recipe reaches.
 """
 

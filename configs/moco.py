@@ -3,7 +3,7 @@
     python -m vitfm.main --config=configs/moco.py
     python -m vitfm.main --config=configs/moco.py:v3       without a queue, in batches of both views
 
-Hardware: two CPU cores. Time: about five minutes with AVX-512.
+Hardware: two CPU cores. Time: five to six minutes with AVX-512.
 Expected: docs/recipes/README.md has what every such recipe reaches.
 """
 
