@@ -50,9 +50,10 @@ def test_depthwise(height: int, width: int, size: int):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("filters", [6, 20])
 @pytest.mark.parametrize(("height", "width", "size", "channels"), [(8, 7, 3, 16), (9, 12, 7, 3), (5, 6, 1, 20)])
-def test_convolve(height: int, width: int, size: int, channels: int, stride: int):
-    arrays = drawn((2, height, width, channels), (size, size, channels, 6))
+def test_convolve(height: int, width: int, size: int, channels: int, filters: int, stride: int):
+    arrays = drawn((2, height, width, channels), (size, size, channels, filters))
     close(
         outcome(lambda x, kernel: conv.convolve(x, kernel, stride), *arrays),
         outcome(lambda x, kernel: plain(x, kernel, stride), *arrays),

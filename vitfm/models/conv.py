@@ -1,7 +1,7 @@
 """Convolutions over [B, H, W, C], each in the form that its device runs fastest.
 
 XLA's own are the fastest on accelerators. On CPUs it is slow where a filter sees one channel, and in the gradient by
-the filters; there they are written as sums and matrix products (`benchmarks/backbones.py` measures them).
+more than a few filters; there they are written as sums and matrix products (`benchmarks/backbones.py` measures them).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 _AXES = ("NHWC", "HWIO", "NHWC")
 _FEW = 16  # Channels below which a matrix product of one pixel's is not worth its while.
+_FEW_FILTERS = 16  # Up to as many XLA's own gradient by them is up to three times as fast as products.
 Pair = tuple[jax.Array, jax.Array]
 
 
@@ -91,6 +92,8 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 def _backward(stride: int, saved: Pair, cotangent: jax.Array) -> Pair:
     x, kernel = saved
+    if kernel.shape[-1] <= _FEW_FILTERS:
+        return jax.vjp(lambda x, kernel: _convolve(x, kernel, stride), x, kernel)[1](cotangent)
     _, by_image = jax.vjp(lambda x: _convolve(x, kernel, stride), x)
     return by_image(cotangent)[0], _filters(x, cotangent, len(kernel), stride)
 

@@ -43,21 +43,26 @@ class Block(nn.Module):
       sizes: sides of the branch's filters; before each there is a ReLU.
       gain: of the branch: 1 / (number of blocks)², so that a deep network starts near its shortcuts.
       dtype: compute dtype.
+      upsample: each pixel becomes a 2x2 square, [B, 2H, 2W, D]; the branch must begin with a 1x1 filter.
     """
 
     features: int
     sizes: Sequence[int]
     gain: float
     dtype: jnp.dtype
+    upsample: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        # 1x1 filters make the same of all four pixels of a square: they come before one becomes four.
+        enlarged = doubled if self.upsample else lambda x: x
         y = x
         for layer, size in enumerate(self.sizes):
             width = self.features if layer == len(self.sizes) - 1 else self.features // NARROW
             y = Conv(width, size, self.dtype, name=f"conv_{layer}")(nn.relu(y))
+            y = enlarged(y) if layer == 0 else y
         shortcut = x if x.shape[-1] == self.features else Conv(self.features, 1, self.dtype, name="shortcut")(x)
-        return shortcut + self.gain * y
+        return enlarged(shortcut) + self.gain * y
 
 
 def gain(groups: int, blocks: int) -> float:
@@ -74,6 +79,13 @@ def halved(x: jax.Array) -> jax.Array:
     height, width = (side // 2 * 2 for side in x.shape[1:3])
     x = jnp.maximum(x[:, :height:2], x[:, 1:height:2])
     return jnp.maximum(x[:, :, :width:2], x[:, :, 1:width:2])
+
+
+def doubled(x: jax.Array) -> jax.Array:
+    """Every pixel as a 2x2 square: [B, H, W, C] -> [B, 2H, 2W, C]."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
 class Encoder(nn.Module):

@@ -11,13 +11,6 @@ from vitfm.models.dvae import Block, Conv, check, gain
 _UP = (1, 3, 3, 3)  # Sides of the filters in a block.
 
 
-def doubled(x: jax.Array) -> jax.Array:
-    """Every pixel as a 2x2 square: [B, H, W, C] -> [B, 2H, 2W, C]."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
-
-
 class Decoder(nn.Module):
     """Codes, one-hot or relaxed, [B, h, w, K] -> float32 [B, H, W, P]; see `make` for the attributes.
 
@@ -37,10 +30,9 @@ class Decoder(nn.Module):
         made = nn.remat(Block) if self.remat else Block
         x = Conv(self.code_dim, 1, jnp.float32, name="codebook")(codes)
         for group in range(self.groups):
-            x = doubled(x) if group else x
             for block in range(self.blocks):
-                width = self.base_dim * 2 ** (self.groups - 1 - group)
-                options = (width, _UP, gain(self.groups, self.blocks), self.dtype)
+                width, upsample = self.base_dim * 2 ** (self.groups - 1 - group), group > 0 and block == 0
+                options = (width, _UP, gain(self.groups, self.blocks), self.dtype, upsample)
                 x = made(*options, name=f"group_{group}_block_{block:02d}")(x)
         return Conv(self.outputs, 1, self.dtype, name="pixels")(nn.relu(x)).astype(jnp.float32)
 
