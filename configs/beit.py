@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total = "16 epochs"
+    config.total = "15 epochs"
     config.batch_size = 128
     config.log_every = "1%"
     config.checkpoint = {"every": "25%", "keep": 2}
@@ -55,6 +55,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     config.optim = {
         "name": "muon",
+        "newton_schulz_steps": 3,  # As five, a tenth cheaper.
         "learning_rate": 4e-3,
         "schedule": {"name": "cosine", "warmup": "5%"},
         "weight_decay": 0.05,

@@ -52,7 +52,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     size = scaled(IMAGES)
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total = "11 epochs" if arg == "v3" else "20 epochs"
+    config.total = "11 epochs" if arg == "v3" else "18 epochs"
     config.batch_size = size["batch_size"]
     config.log_every = "1%"
     config.checkpoint = {"every": "25%", "keep": 2}

@@ -40,7 +40,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     siglip = pathlib.Path(__file__).with_name("siglip.py")
     config = config_lib.load_file(f"{siglip}:{arg}" if arg else str(siglip))
     tiny = arg == "tiny"
-    config.total = "20 steps" if tiny else "10 epochs"
+    config.total = "20 steps" if tiny else "8 epochs"
     config.objective.name = "siglip2"
     config.objective.image.mask_token = True
     config.objective.update(
@@ -62,5 +62,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     # What the last part learns stands still until then: the heads as they were drawn, and what stands for a patch.
     config.optim.freeze = (("^(head|patch_head)/|^image/tower/mask_token$", "80%"),)
+    config.optim.newton_schulz_steps = 3  # As five, a twentieth cheaper.
     config.evals.validation_captions = {"name": "captions", "source": "tfds:emoji:validation", "prefix": "validation"}
     return config
