@@ -19,6 +19,7 @@ from vitfm.objectives import base
 
 # What AIM's encoders are where a recipe does not say otherwise (section 4, and the authors' released models).
 PLAIN = {"position": "sincos", "stem_norm": True, "qkv_bias": "", "out_bias": False, "mlp_bias": False}
+_PATCHES = {f"encoder/{part}": f"encoder/{part}" for part in ("stem", "position", "transformer")}  # No special token's.
 
 
 def make(
@@ -91,7 +92,8 @@ def _check(encoder: nn.Module, image_size: int) -> None:
     if special or encoder.pool != "gap":
         raise ConfigError(
             "config.objective.model: AIM's sequence is all patches of an image and nothing else, and no loss trains a "
-            "pooling: pool must be 'gap', without class_token, distillation_token and registers."
+            "pooling: pool must be 'gap', without class_token, distillation_token and registers. Of weights that have "
+            f"some, config.init.take = {_PATCHES} takes the others."
         )
     if image_size < 2 * encoder.patch_size:
         raise ConfigError(
