@@ -4,7 +4,7 @@
 
 Hardware: two CPU cores, 3 GB of memory. Time: about five minutes.
 Expected: docs/recipes/README.md has what every such recipe reaches.
-configs/coca_b32_webli.py has the published settings; `scaled` says what of them to change for fewer images.
+configs/coca_b32_webli.py has the published settings, and takes the number of pairs.
 """
 
 import math
@@ -14,19 +14,24 @@ import ml_collections
 
 from vitfm import config as config_lib
 
+IMAGES = 5_980  # In `emoji`'s training split.
+
 
 def scaled(images: int) -> dict:
-    """What depends on the number of images: rules of thumb for a million, a hundred thousand and ten thousand.
+    """What depends on the number of pairs: as published for a billion, rules of thumb for fewer.
 
-    Reasoned, not measured. Negatives are a batch's own: with fewer images more of them would show the same thing.
+    Reasoned, not measured, but for the batch of ten thousand pairs, which is this recipe's. Negatives are a batch's
+    own: with fewer images more of them would show the same thing.
     """
-    decade = min(max(round(math.log10(images)), 4), 6)
-    batch_size = {6: 4096, 5: 1024, 4: 256}[decade]
+    decade = min(max(round(math.log10(images)), 4), 9)
+    batch_size = {9: 90112, 8: 32768, 7: 16384, 6: 4096, 5: 1024, 4: 128}[decade]
     return {
         "batch_size": batch_size,
-        "epochs": {6: 60, 5: 150, 4: 400}[decade],  # A decoder learns few captions by heart: no longer than this.
-        # By the square root of the batch, as Adam's steps vary with it.
-        "learning_rate": 1e-3 * math.sqrt(batch_size / 4096),
+        # A decoder learns few captions by heart: no longer than 14,600 to 15,600 steps up to a million.
+        "epochs": {9: 6, 8: 32, 7: 32, 6: 60, 5: 150, 4: 200}[decade],
+        # By the square root of the batch, as Adam's steps vary with it, below 4096.
+        "learning_rate": 5e-4 * math.sqrt(min(batch_size, 4096) / 4096),
+        "warmup": "10000 steps" if decade == 9 else "10%",
     }
 
 
@@ -37,7 +42,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = config_lib.load_file(f"{clip}:{arg}" if arg else str(clip))
     width, heads = config.objective.image.hidden_dim, config.objective.image.num_heads
     config.total = "20 steps" if arg == "tiny" else "13 epochs"
-    config.batch_size = 64 if arg == "tiny" else 128  # Twice the steps of configs/clip.py: it begins to learn later.
+    # Twice the steps of configs/clip.py: it begins to learn later.
+    config.batch_size = 64 if arg == "tiny" else scaled(IMAGES)["batch_size"]
     config.objective = {
         "name": "coca",
         "image": config.objective.image.to_dict(),

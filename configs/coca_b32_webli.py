@@ -1,6 +1,7 @@
 """CoCa: a ViT-B/32 with text decoders of its kind, as open_clip's `coca_ViT-B-32` (Yu et al. 2022, arXiv:2205.01917).
 
     python -m vitfm.main --config=configs/coca_b32_webli.py --config.data.tokenizer.path=TOKENIZER.json
+    python -m vitfm.main --config=configs/coca_b32_webli.py:1e6 --config.data.source=... ...    for a million pairs
 
 Data: open_clip's weights are of LAION-2B. `tfds:webli` stands for pairs of `image` and `caption`, in ArrayRecord.
 Tokenizer: CLIP's, as tokenizer.json; texts padded to 76.
@@ -12,18 +13,25 @@ From open_clip: the model, with the class token's mask as in the paper; the loss
 weights were optimised is not known here: AdamW's settings, the crop and the warmup are the defaults of its trainer.
 """
 
+import pathlib
+import runpy
+
 import ml_collections
 
 from vitfm import config as config_lib
 
+IMAGES = 2_300_000_000  # Of LAION-2B, about; from memory.
+scaled = runpy.run_path(str(pathlib.Path(__file__).with_name("coca.py")))["scaled"]
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The recipe."""
-    config_lib.argument(arg)
+    """The recipe; `arg` is the number of pairs, where it is not LAION-2B's."""
+    images = config_lib.argument(arg, images=IMAGES)
+    size = scaled(images)
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total = "13e9 examples"
-    config.batch_size = 90_112
+    config.total = "13e9 examples" if images == IMAGES else f"{size['epochs']} epochs"
+    config.batch_size = size["batch_size"]
     config.log_every = "100 steps"
     config.checkpoint = {"every": "1000 steps", "keep": 2, "keep_every": "5%"}
 
@@ -60,10 +68,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     config.optim = {
         "name": "adamw",
-        "learning_rate": 5e-4,
+        "learning_rate": size["learning_rate"],
         "b2": 0.98,
         "epsilon": 1e-6,
-        "schedule": {"name": "cosine", "warmup": "10000 steps"},
+        "schedule": {"name": "cosine", "warmup": size["warmup"]},
         "weight_decay": 0.2,
         "clip_norm": None,
     }

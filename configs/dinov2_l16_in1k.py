@@ -3,6 +3,7 @@
     python -m vitfm.main --config=configs/dinov2_l16_in1k.py            vitl16_short.yaml there
     python -m vitfm.main --config=configs/dinov2_l16_in1k.py:l14        vitl14.yaml, `config.data.source` ImageNet-22k
     python -m vitfm.main --config=configs/dinov2_l16_in1k.py:highres    goes on from runs/dinov2_l16_in1k, see below
+    python -m vitfm.main --config=configs/dinov2_l16_in1k.py:gram       with DINOv3's Gram anchoring in the second half
     python -m vitfm.main --config=configs/dinov2_l16_in1k.py:1e5 --config.data.source=...    for 100,000 images
 
 Data: `tfds:imagenet2012`, prepared in ArrayRecord.
@@ -12,6 +13,8 @@ A100, 82.0% and 84.5% (README of the authors' code). The published probe trains 
 centre crop an image.
 
 The short run has one head and centres; two heads and Sinkhorn-Knopp, which the paper finds better at scale, has `l14`.
+So have runs on fewer images, as configs/dinov2.py: of few steps a centre needs too many (docs/recipes/README.md, in
+runs of hundreds of steps; in these it is not measured).
 Four registers (arXiv:2309.16588) are `--config.objective.model.registers=4`. Theirs drops the paths of all blocks at
 one rate, 0.3, ours at rates that grow to it; KoLeo's neighbours are those of the global batch, theirs of a GPU's.
 
@@ -22,6 +25,14 @@ a tenth is ours. So are 512 pixels, 32 x 32 patches of 16, for their 518, 37 x 3
 both begin as the old run's teacher, encoder and head, the better of the two. Centres start anew. Global views have five
 times as many patches: where they do not fit, more chips or `--config.objective.model.remat=True`. What it is worth for
 this model is not published.
+
+`gram` adds a loss of DINOv3 (Siméoni et al. 2025, arXiv:2508.10104, section 4.2), which in its code has weight 2, comes
+in after 1,000,000 steps and renews its anchor every 10,000, three times at most (dinov3_vit7b16_gram_anchor.yaml in
+github.com/facebookresearch/dinov3). A run of 125,000 steps has no such place: that it begins half way, with the teacher
+of epoch 30, whose temperature no longer rises, and is renewed every ten epochs, three times, is ours. Theirs sees the
+anchor's images at twice the size and brings the loss in over 1,000 steps; here it has the size of the others, and is
+there at once. What it is worth for this model is not published: DINOv3's ViT-L/16 of ImageNet-1k, with 83.5% under a
+linear probe (README there), is without it (vitl_im1k_lin834.yaml).
 """
 
 import math
@@ -47,12 +58,14 @@ VIEW = {
 def scaled(images: int) -> dict:
     """What depends on the number of images: as published from a million, rules of thumb for a hundred and ten thousand.
 
-    Reasoned, not measured, but for the prototypes of ten thousand images, which configs/dinov2.py has.
+    Reasoned, not measured, but for centering and prototypes of ten thousand images, which configs/dinov2.py has.
     """
     decade = min(max(round(math.log10(images)), 4), 6)
     batch_size = {6: 2048, 5: 512, 4: 128}[decade]
     return {
         "batch_size": batch_size,
+        # Of a shorter run a centre needs too many steps.
+        "centering": {6: "centre", 5: "sinkhorn", 4: "sinkhorn"}[decade],
         # Sinkhorn-Knopp shares all prototypes out among a batch: many more than its 2 B class tokens or its masked
         # patches, and most of them are no one's.
         "prototypes": {6: 65536, 5: 8192, 4: 512}[decade],
@@ -65,15 +78,16 @@ def scaled(images: int) -> dict:
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The recipe; `l14` for the long one, `highres` for its last phase, or the number of images."""
-    given = config_lib.argument(arg, "l14", "highres", images=IMAGES)
+    """The recipe; `l14` for the long one, `highres` for its last phase, `gram` anchors, or the number of images."""
+    given = config_lib.argument(arg, "l14", "highres", "gram", images=IMAGES)
     long, highres = given == "l14", given == "highres"
-    images = IMAGES if long or highres else given
+    images = given if isinstance(given, int) else IMAGES
     size = scaled(images)
     epochs, warmup = (500, 80) if long else (100, 10)
     epoch = HIGHRES if highres else EPOCH
     if images != IMAGES:
         epoch = round(images * size["epochs"] / size["batch_size"] / epochs)
+    centering = "sinkhorn" if long else size["centering"]
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total = f"{epochs * epoch} steps"
@@ -96,9 +110,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "momentum": {"name": "cosine", "start": 0.994 if long else size["momentum"], "end": 1.0},
         "prototypes": 131072 if long else size["prototypes"],
         "bottleneck_dim": 384 if long else 256,
-        "shared_head": not long,
-        "centering": "sinkhorn" if long else "centre",
+        "shared_head": centering == "centre",
+        "centering": centering,
     }
+    if given == "gram":
+        steps = {"gram_from": 30 * epoch, "gram_start": 50 * epoch, "gram_every": 10 * epoch}
+        config.objective.update({"gram_weight": 2.0, "gram_updates": 3, **steps})
     if long:
         config.objective.patch_bottleneck_dim = 256
         # Two thirds of 4 D in whole eights, gated.

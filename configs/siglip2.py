@@ -4,41 +4,44 @@
 
 Hardware: two CPU cores, 3 GB of memory. Time: five to seven minutes. Expected: docs/recipes/README.md. The decoder and
 the last part leave time for half of configs/siglip.py's epochs, and names are found half as often.
-configs/siglip2_b16_webli.py has the published settings; `scaled` says what of them to change for fewer images.
+configs/siglip2_b16_webli.py has the published settings, and takes the number of pairs.
 """
 
 import math
 import pathlib
+import runpy
 
 import ml_collections
 
 from vitfm import config as config_lib
 
+SIGLIP = pathlib.Path(__file__).with_name("siglip.py")
+IMAGES = 5_980  # In `emoji`'s training split.
+
 
 def scaled(images: int) -> dict:
-    """What depends on the number of images: rules of thumb for a million, a hundred thousand and ten thousand.
+    """What depends on the number of pairs, beside what does in configs/siglip.py.
 
-    Reasoned, not measured. Negatives are a batch's own: with fewer images more of them would show the same thing. And
-    the last part has so few steps that the teacher must not lag by hundreds.
+    Reasoned, not measured, but for prototypes and momentum of ten thousand pairs, which are this recipe's.
     """
-    decade = min(max(round(math.log10(images)), 4), 6)
-    batch_size = {6: 4096, 5: 1024, 4: 256}[decade]
+    decade = min(max(round(math.log10(images)), 4), 7)
+    size = runpy.run_path(str(SIGLIP))["scaled"](images)
     return {
-        "batch_size": batch_size,
-        "epochs": {6: 60, 5: 150, 4: 400}[decade],  # A decoder learns few captions by heart: no longer than this.
-        # By the square root of the batch, as Adam's steps vary with it.
-        "learning_rate": 1e-3 * math.sqrt(batch_size / 4096),
-        "initial_bias": -math.log(batch_size),  # As in configs/siglip.py.
-        "momentum": {6: 0.996, 5: 0.99, 4: 0.98}[decade],
-        "prototypes": {6: 65536, 5: 8192, 4: 1024}[decade],
+        **size,
+        # The last part is short, so longer than SigLIP; a decoder learns few captions by heart, so no longer than this.
+        "epochs": {7: size["epochs"], 6: 60, 5: 150, 4: 200}[decade],
+        # The last part of a short run has so few steps that the teacher must not lag by hundreds.
+        "momentum": {7: 0.996, 6: 0.996, 5: 0.99, 4: 0.98}[decade],
+        # Hundreds of concepts need no more, as in configs/dino.py.
+        "prototypes": {7: 65536, 6: 65536, 5: 8192, 4: 512}[decade],
     }
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The recipe; `--config=configs/siglip2.py:tiny` is a minute's rehearsal of every part of it."""
     arg = config_lib.argument(arg, "tiny")
-    siglip = pathlib.Path(__file__).with_name("siglip.py")
-    config = config_lib.load_file(f"{siglip}:{arg}" if arg else str(siglip))
+    size = scaled(IMAGES)
+    config = config_lib.load_file(f"{SIGLIP}:{arg}" if arg else str(SIGLIP))
     tiny = arg == "tiny"
     config.total = "20 steps" if tiny else "8 epochs"
     config.objective.name = "siglip2"
@@ -47,12 +50,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         {
             "captioner": {"depth": 1},
             "generation": {"name": "beam", "beams": 4},
-            # Hundreds of concepts, as in configs/dino.py.
-            "prototypes": 64 if tiny else 512,
+            "prototypes": 64 if tiny else size["prototypes"],
             "hidden_dim": 64 if tiny else 512,
             "bottleneck_dim": 32 if tiny else 128,
-            # The last part has less than a hundred steps.
-            "momentum": 0.98,
+            "momentum": size["momentum"],
         }
     )
     config.data.keep_image = True

@@ -1,6 +1,7 @@
 """SigLIP 2: a ViT-B/16, a text tower of its size and a decoder (Tschannen et al. 2025, arXiv:2502.14786, section 2).
 
     python -m vitfm.main --config=configs/siglip2_b16_webli.py --config.data.tokenizer.path=TOKENIZER.json
+    python -m vitfm.main --config=configs/siglip2_b16_webli.py:1e6 --config.data.source=... ...    for a million pairs
 
 Data: WebLI is not public. `tfds:webli` stands for pairs of `image` and `caption`, prepared in ArrayRecord.
 Tokenizer: Gemma's of 256,000 tokens, as tokenizer.json, which the released models have; texts padded to 64.
@@ -14,18 +15,25 @@ that the decoder captions only; b2, which is SigLIP's; the crop; the size of loc
 temperatures and heads, which are DINO's; AdamW.
 """
 
+import pathlib
+import runpy
+
 import ml_collections
 
 from vitfm import config as config_lib
 
+IMAGES = 10_000_000_000  # Of WebLI, about; from memory.
+scaled = runpy.run_path(str(pathlib.Path(__file__).with_name("siglip2.py")))["scaled"]
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The recipe."""
-    config_lib.argument(arg)
+    """The recipe; `arg` is the number of pairs, where it is not WebLI's."""
+    images = config_lib.argument(arg, images=IMAGES)
+    size = scaled(images)
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total = "40e9 examples"
-    config.batch_size = 32_768
+    config.total = "40e9 examples" if images == IMAGES else f"{size['epochs']} epochs"
+    config.batch_size = size["batch_size"]
     config.log_every = "100 steps"
     config.checkpoint = {"every": "1000 steps", "keep": 2, "keep_every": "5%"}
 
@@ -35,6 +43,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "image": {"name": "vit", "patch_size": 16, "pool": "map", "mask_token": True, **sizes},
         "text": {"name": "text", **sizes},
         "last_part": {"name": "switch", "start": 0.0, "end": 0.25, "length": "80%"},
+        "initial_bias": size["initial_bias"],
+        "momentum": size["momentum"],
+        "prototypes": size["prototypes"],
         "mask_same_concept": False,
     }
     config.data = {
@@ -54,9 +65,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     config.optim = {
         "name": "adamw",
-        "learning_rate": 1e-3,
+        "learning_rate": size["learning_rate"],
         "b2": 0.95,
-        "schedule": {"name": "cosine", "warmup": "20000 steps"},
+        "schedule": {"name": "cosine", "warmup": "20000 steps" if images == IMAGES else "2%"},
         # As in SigLIP's code, 1e-4 is multiplied by the schedule, not by its peak of 1e-3.
         "weight_decay": 1e-4 / 1e-3,
         "clip_norm": 1.0,

@@ -1,6 +1,7 @@
 """SigLIP: a ViT-B/16 and a text tower of its size, as published (Zhai et al. 2023, arXiv:2303.15343, section 4.2).
 
     python -m vitfm.main --config=configs/siglip_b16_webli.py --config.data.tokenizer.path=TOKENIZER.json
+    python -m vitfm.main --config=configs/siglip_b16_webli.py:1e6 --config.data.source=... ...    for a million pairs
 
 Data: WebLI is not public. `tfds:webli` stands for pairs of `image` and `caption`, prepared in ArrayRecord.
 Tokenizer: a SentencePiece of 32,000 tokens from C4, as tokenizer.json; texts in lower case, padded to 64.
@@ -12,18 +13,25 @@ From the paper and its code: the loss with its start, batch, towers, rate, b2 an
 the code has Adafactor with a first moment; the crop; the length of the warmup.
 """
 
+import pathlib
+import runpy
+
 import ml_collections
 
 from vitfm import config as config_lib
 
+IMAGES = 10_000_000_000  # Of WebLI, about; from memory.
+scaled = runpy.run_path(str(pathlib.Path(__file__).with_name("siglip.py")))["scaled"]
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The recipe."""
-    config_lib.argument(arg)
+    """The recipe; `arg` is the number of pairs, where it is not WebLI's."""
+    images = config_lib.argument(arg, images=IMAGES)
+    size = scaled(images)
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total = "40e9 examples"
-    config.batch_size = 32_768
+    config.total = "40e9 examples" if images == IMAGES else f"{size['epochs']} epochs"
+    config.batch_size = size["batch_size"]
     config.log_every = "100 steps"
     config.checkpoint = {"every": "1000 steps", "keep": 2, "keep_every": "5%"}
 
@@ -32,6 +40,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "name": "siglip",
         "image": {"name": "vit", "patch_size": 16, "pool": "map", **sizes},
         "text": {"name": "text", **sizes},
+        "initial_bias": size["initial_bias"],
         "mask_same_concept": False,
     }
     config.data = {
@@ -46,7 +55,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     config.optim = {
         "name": "adamw",
-        "learning_rate": 1e-3,
+        "learning_rate": size["learning_rate"],
         "b2": 0.95,
         "schedule": {"name": "cosine", "warmup": "2%"},
         # The code's 1e-4 is multiplied by the schedule, not by its peak of 1e-3.
