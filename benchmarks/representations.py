@@ -3,7 +3,7 @@
     python -m benchmarks.representations --out=numbers.json --markdown=docs/recipes/README.md
     python -m benchmarks.representations --recipes=mae,moco:v3 --seeds=0
 
-Trains each recipe with its own settings, after the one that teaches it, and evaluates by subgroups on `test_style`,
+Trains each recipe with its own settings, after the one it learns or starts from, and evaluates it on `test_style`,
 drawings by a hand that no run has seen, and on `test_concept`, things that none has seen. `raw pixels` are the pixels
 as features; `untrained` are the encoders as initialised with the first seed. What is in `--out` already is not
 measured again, and a run that is in `--workdir` not trained again: a command that was stopped goes on. The linear
@@ -34,9 +34,10 @@ from vitfm import run as runs
 from vitfm.evals import base as evaluation
 from vitfm.metrics import files
 
-TEACHERS = {"vqkd": "clip", "beit": "vqkd", "deit": "deit:teacher", "distill": "clip"}  # Whose runs others start from.
+TEACHERS = {"vqkd": "clip", "beit": "vqkd", "deit": "deit:teacher", "distill": "clip"}  # Whose runs teach others.
+STARTS = {"lit": "supervised"}  # Whose runs others start from.
 SUPERVISED = ("supervised", "deit:teacher", "deit", "triplet")
-WITH_TEXT = ("clip", "siglip", "siglip2", "coca")
+WITH_TEXT = ("clip", "siglip", "siglip2", "coca", "lit")
 IMAGES_ALONE = ("simclr", "moco", "moco:v3", "dino", "ibot", "dinov2", "mae", "simmim", "aim", "rotation", "dvae")
 TAUGHT = ("vqkd", "beit", "distill")
 RECIPES = (*SUPERVISED, *WITH_TEXT, *IMAGES_ALONE, *TAUGHT)
@@ -47,7 +48,8 @@ PROBED = {f"{short} {title}": f"{split}/{of}" for short, split in SPLITS.items()
 ZERO_SHOT = {"style zero-shot": "test_style/zeroshot/top1", "concept zero-shot": "test_concept/zeroshot_heldout/top1"}
 COLUMNS = {**PROBED, **ZERO_SHOT, "minutes": "seconds"}
 RAW_PIXELS, UNTRAINED = "raw pixels", "{}, untrained"  # Rows of what has learned nothing.
-TABLE = (*PROBED, *(UNTRAINED.format(title) for title in ("style linear", "style kNN")), *ZERO_SHOT, "minutes", "seeds")
+BESIDE = tuple(UNTRAINED.format(title) for title in PROBED if "shots" not in title)
+TABLE = (*PROBED, *BESIDE, *ZERO_SHOT, "minutes", "seeds")
 _GIVEN = ("train", "test", "label")
 _MARKS = "<!-- python -m benchmarks.representations -->", "<!-- end of the table -->"
 
@@ -69,7 +71,8 @@ def trained(recipe: str, seed: int, folder: pathlib.Path) -> pathlib.Path:
     """The workdir of a run, which is trained where that has not happened yet, after what teaches it."""
     workdir = workdir_of(recipe, seed, folder)
     if not (workdir / files.RESULT).exists():
-        options = [f"--config={config_file(recipe)}", f"--workdir={workdir}", f"--config.seed={seed}"]
+        start = f":{trained(STARTS[recipe], seed, folder)}" if recipe in STARTS else ""
+        options = [f"--config={config_file(recipe)}{start}", f"--workdir={workdir}", f"--config.seed={seed}"]
         if recipe in TEACHERS:
             options.append(f"--config.teacher.run={trained(TEACHERS[recipe], seed, folder)}")
         subprocess.run([sys.executable, "-m", "vitfm.main", *options], cwd=ROOT, check=True)

@@ -107,3 +107,12 @@ def test_uniformity_tells_collapse():
     assert diagnostics.alignment(unit(1, 8).repeat(9, 0), unit(1, 8).repeat(9, 0)) == 0
     assert diagnostics.uniformity(unit(1, 8).repeat(9, 0)) == pytest.approx(0, abs=1e-5)
     assert diagnostics.uniformity(unit(200, 64)) == pytest.approx(-4, abs=0.3)  # |x - y|² is 2 almost everywhere.
+
+
+def test_crops_are_compared_by_direction_and_one_alone_is_not():
+    one, other = unit(6, 5), -unit(6, 5)
+    lengths = np.arange(1, 13, dtype=np.float32).reshape(6, 2, 1)
+    found = diagnostics.of_crops(np.stack([one, other], axis=1) * lengths)
+    assert found["alignment"] == pytest.approx(np.linalg.norm(one - other, axis=1).__pow__(2).mean(), rel=1e-5)
+    assert found["uniformity"] == pytest.approx(float(diagnostics.uniformity(one)), rel=1e-5)
+    assert diagnostics.of_crops(one[:, None]).keys() == {"effective_rank"}

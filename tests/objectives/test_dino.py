@@ -209,7 +209,8 @@ def after_steps(data: int, fsdp: int, accumulate: int) -> tuple[Any, dict[str, f
     return jax.device_get(state), {name: float(value) for name, value in metrics.items()}
 
 
-COUPLED = ("effective_rank", "prototype_use", "prototype_perplexity")  # Over a batch; accumulated, over its parts.
+# Over a batch; accumulated, over its parts.
+COUPLED = ("effective_rank", "uniformity", "prototype_use", "prototype_perplexity")
 
 
 @pytest.mark.parametrize(("data", "fsdp", "accumulate"), [(8, 1, 1), (2, 4, 2)])

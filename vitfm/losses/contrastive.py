@@ -40,7 +40,9 @@ def sigmoid_contrastive(
     """SigLIP's loss: of each of the B x B pairs of an image and a text, whether the two belong together.
 
     Zhai et al. 2023 (arXiv:2303.15343), algorithm 1: binary cross-entropies of `scale * image @ text.T + bias`, summed
-    over all pairs and divided by B. Written over the global batch; sharding does not change it.
+    over all pairs and divided by B. Written over the global batch; sharding does not change it. On n devices each holds
+    its images' rows of the logits, [B / n, B], 17 MB for 32,768 on 256; the paper's ring of chunks would hold B / n
+    columns of them at a time.
 
     Args:
       image: [B, D], L2-normalised.

@@ -113,6 +113,15 @@ def of_views(features: jax.Array, one: jax.Array, other: jax.Array) -> dict[str,
     }
 
 
+def of_crops(features: jax.Array) -> dict[str, jax.Array]:
+    """Metrics of features [B, V, D] of V views an image: `of_views` of the first two's unit vectors; of one, its rank."""
+    if features.shape[1] == 1:
+        return {"effective_rank": effective_rank(features)}
+    pair = jax.lax.stop_gradient(features[:, :2]).astype(jnp.float32)
+    pair = pair / jnp.maximum(jnp.linalg.norm(pair, axis=-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+    return of_views(features, pair[:, 0], pair[:, 1])
+
+
 def of_pairs(image: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
     """Metrics of whoever compares images with texts, unit rows [B, K]: alignment of pairs, uniformity of each side."""
     image, text = jax.lax.stop_gradient((image, text))

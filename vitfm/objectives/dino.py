@@ -213,9 +213,9 @@ def measured(seen: jax.Array, targets: jax.Array, value: jax.Array) -> dict[str,
     return {
         "teacher_entropy": entropy,
         "kl": value - entropy,  # Of the pairs in the loss, each teacher's view being in as many.
-        "effective_rank": diagnostics.effective_rank(seen),
         "prototype_use": diagnostics.prototype_use(targets),
         "prototype_perplexity": diagnostics.perplexity(targets),
+        **diagnostics.of_crops(seen),
     }
 
 
