@@ -83,7 +83,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "knn": {**_probe("knn"), "every": "50%"},
         "linear_probe": _probe("linear_probe"),
         "fewshot": _probe("fewshot"),
-        "attention": {"name": "attention", "source": "tfds:emoji:test_style", "prefix": "test_style"},
+        "attention": {"name": "attention", "source": "tfds:emoji:test_style", "prefix": "test_style", "every": "50%"},
     }
     if arg == "gram":
         config.objective.update({"gram_weight": 2.0, "gram_from": 160, "gram_start": 233, "gram_every": 80})

@@ -60,6 +60,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "knn": {"name": "knn", **probe},
         "linear_probe": {"name": "linear_probe", **probe},
         "fewshot": {"name": "fewshot", **probe},
+        "attention": {"name": "attention", "source": "tfds:emoji:test_style", "prefix": "test_style", "every": "50%"},
     }
     if arg == "tiny":
         config.total = "20 steps"

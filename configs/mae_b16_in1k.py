@@ -76,5 +76,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "prefix": "validation",
             "every": "50 epochs",
         },
+        "attention": {
+            "name": "attention",
+            "source": "tfds:imagenet2012:validation",
+            "prefix": "validation",
+            "every": "50 epochs",
+        },
     }
     return config

@@ -108,6 +108,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.evals = {
         "knn": {**_probe("knn"), "every": "10%"},
         "linear_probe": _probe("linear_probe"),
+        "attention": {
+            "name": "attention",
+            "source": "tfds:imagenet2012:validation",
+            "prefix": "validation",
+            "every": "10%",
+        },
     }
     return config
 

@@ -94,4 +94,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "every": "5%",
         },
     }
+    if not swin:  # Windows have no class token to look from.
+        config.evals.attention = {
+            "name": "attention",
+            "source": "tfds:imagenet2012:validation",
+            "prefix": "validation",
+            "every": "5%",
+        }
     return config

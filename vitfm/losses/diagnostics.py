@@ -114,7 +114,7 @@ def of_views(features: jax.Array, one: jax.Array, other: jax.Array) -> dict[str,
 
 
 def of_crops(features: jax.Array) -> dict[str, jax.Array]:
-    """Metrics of features [B, V, D] of V views an image: `of_views` of the first two's unit vectors; of one, its rank."""
+    """Metrics of features [B, V, D] of V views an image: `of_views` of the first two's directions; of one, its rank."""
     if features.shape[1] == 1:
         return {"effective_rank": effective_rank(features)}
     pair = jax.lax.stop_gradient(features[:, :2]).astype(jnp.float32)
