@@ -7,7 +7,7 @@ The tokenizer is VQ-KD's of runs/vqkd, which makes this BEiT v2 without the shor
 `--config.teacher.run=DIR`: another run with as many codes (`--config.objective.codes`) on a grid of 4 x 4, or, with
 `--config.objective.model.patch_size=8 --config.objective.masked_patches=25`, of 8 x 8, such as configs/dvae.py's.
 
-Hardware: two CPU cores. Time: five to six minutes. Expected: docs/recipes/README.md.
+Hardware: two CPU cores. Time: under five minutes. Expected: docs/recipes/README.md.
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
     python -m vitfm.main --config=configs/dvae.py
 
-Hardware: two CPU cores. Time: four to seven minutes with AVX-512.
+Hardware: two CPU cores. Time: under five minutes with AVX-512.
 Expected: `reconstruction` and `kl` fall while `code_perplexity` stays far from 1; the report shows what the codes keep.
 docs/recipes/README.md has what every such recipe reaches. configs/dvae_in1k.py has the published settings, and what of
 them to change for fewer images.

@@ -8,8 +8,8 @@ section 4.1): the image tower is taken from the run after the colon, of any obje
 and frozen, without a projection; the text tower ends in a linear map to its width. With `objective.name = "clip"`,
 `embed_dim = None` and the same `init` and `optim.freeze` it is LiT with its softmax.
 
-Hardware: two CPU cores. Time: about five minutes, beside those of the run it starts from.
-Expected: not measured yet.
+Hardware: two CPU cores. Time: about four minutes, beside those of the run it starts from.
+Expected: from runs/supervised 25.8% of `test_style` by name, where CLIP has 22.4%; docs/recipes/README.md.
 """
 
 import pathlib

@@ -3,7 +3,7 @@
     python -m vitfm.main --config=configs/moco.py
     python -m vitfm.main --config=configs/moco.py:v3       without a queue, in batches of both views
 
-Hardware: two CPU cores. Time: five to six minutes with AVX-512.
+Hardware: two CPU cores. Time: about five minutes with AVX-512.
 Expected: docs/recipes/README.md has what every such recipe reaches. configs/moco_v2_r50_in1k.py and
 configs/moco_v3_s16_in1k.py have the published settings, and what of them to change for fewer images.
 """

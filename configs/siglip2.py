@@ -2,8 +2,8 @@
 
     python -m vitfm.main --config=configs/siglip2.py
 
-Hardware: two CPU cores, 3 GB of memory. Time: five to seven minutes. Expected: docs/recipes/README.md. The decoder and
-the last part leave time for half of configs/siglip.py's epochs, and names are found half as often.
+Hardware: two CPU cores, 3 GB of memory. Time: about five minutes. Expected: docs/recipes/README.md. The decoder and
+the last part leave time for half of configs/siglip.py's epochs, and names are found a quarter as often.
 configs/siglip2_b16_webli.py has the published settings, and takes the number of pairs.
 """
 

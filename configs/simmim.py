@@ -2,7 +2,7 @@
 
     python -m vitfm.main --config=configs/simmim.py
 
-Hardware: two CPU cores. Time: five to six minutes with AVX-512.
+Hardware: two CPU cores. Time: about five minutes with AVX-512.
 Expected: docs/recipes/README.md has what every such recipe reaches. configs/simmim_b16_in1k.py has the published
 settings, and what of them to change for fewer images.
 """
