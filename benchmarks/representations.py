@@ -3,12 +3,12 @@
     python -m benchmarks.representations --out=numbers.json --markdown=docs/recipes/README.md
     python -m benchmarks.representations --recipes=mae,moco:v3 --seeds=0
 
-Trains each recipe with its own settings, after the one it learns or starts from, and evaluates it on `test_style`,
-drawings by a hand that no run has seen, and on `test_concept`, things that none has seen. `raw pixels` are the pixels
-as features; `untrained` are the encoders as initialised with the first seed. What is in `--out` already is not
-measured again, and a run that is in `--workdir` not trained again: a command that was stopped goes on. The linear
-probe chooses its settings on training images held out, which are other drawings of concepts that it was trained on.
-Zero-shot is by name: of all names, and for `test_concept` of its own.
+Trains each recipe with its own settings, after the one it learns or starts from, and evaluates by subgroups on
+`test_style`, drawings by a hand that no run has seen, and on `test_concept`, things that none has seen. `raw pixels`
+are the pixels as features; `untrained` are the encoders as initialised with the first seed. What is in `--out` already
+is not measured again, and a run that is in `--workdir` not trained again: a command that was stopped goes on. The
+linear probe chooses its settings on training images held out, which are other drawings of concepts that it was trained
+on. Zero-shot is by name: of all names, and for `test_concept` of its own.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def workdir_of(recipe: str, seed: int, folder: pathlib.Path) -> pathlib.Path:
 
 
 def trained(recipe: str, seed: int, folder: pathlib.Path) -> pathlib.Path:
-    """The workdir of a run, which is trained where that has not happened yet, after what teaches it."""
+    """The workdir of a run, which is trained where that has not happened yet, after what it learns or starts from."""
     workdir = workdir_of(recipe, seed, folder)
     if not (workdir / files.RESULT).exists():
         start = f":{trained(STARTS[recipe], seed, folder)}" if recipe in STARTS else ""

@@ -205,11 +205,14 @@ def documented(path: pathlib.Path) -> set[str]:
 @pytest.mark.parametrize("name", PATHS)
 def test_a_recipe_takes_what_it_says_and_nothing_else(name: str):
     path, (names, numbers) = PATHS[name], taken(name)
+    starts = "argument(arg, run=True)" in path.read_text()  # A run's workdir: tests/test_finetune.py gives one.
     plain = config.load_file(str(path)).to_dict()
     for argument in documented(path):
         assert config.load_file(f"{path}:{argument}").to_dict() != plain, argument
     assert set(names) == {argument for argument in documented(path) if not argument[0].isdigit()}
     assert numbers == any(argument[0].isdigit() for argument in documented(path))
     for slip in ("tinny", "1e", "-5", "0", "nan", "runs/none"):
-        with pytest.raises(config.ConfigError, match=re.escape(f"'{slip}', where this recipe takes ")):
+        said = f"'{slip}', where this recipe takes " + ("the workdir of a run" if starts else "")
+        with pytest.raises(config.ConfigError, match=re.escape(said)) as error:
             config.load_file(f"{path}:{slip}")
+        assert all(repr(name) in str(error.value) for name in names)

@@ -80,6 +80,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     if len(kernel) == 1:
         x = x[:, ::stride, ::stride]
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+    if kernel.shape[-1] <= _FEW_FILTERS:
+        return _convolve(x, kernel, stride)
     cpu = jax.custom_vjp(lambda x, kernel: _convolve(x, kernel, stride))
     cpu.defvjp(lambda x, kernel: (_convolve(x, kernel, stride), (x, kernel)), lambda *pair: _backward(stride, *pair))
     return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=lambda x, kernel: _convolve(x, kernel, stride))
@@ -92,8 +94,6 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 def _backward(stride: int, saved: Pair, cotangent: jax.Array) -> Pair:
     x, kernel = saved
-    if kernel.shape[-1] <= _FEW_FILTERS:
-        return jax.vjp(lambda x, kernel: _convolve(x, kernel, stride), x, kernel)[1](cotangent)
     _, by_image = jax.vjp(lambda x: _convolve(x, kernel, stride), x)
     return by_image(cotangent)[0], _filters(x, cotangent, len(kernel), stride)
 
