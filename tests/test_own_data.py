@@ -63,7 +63,7 @@ def test_fewer_images_than_the_recipes_are_seen_as_many_steps(tmp_path: pathlib.
 
 def test_unlabelled_images_keep_the_pictures(tmp_path: pathlib.Path):
     spec = folder(tmp_path / "x", labels=False, captions=False)
-    assert set(fitted("mae", ("data.source", spec))["evals"]) == {"reconstruction"}
+    assert set(fitted("mae", ("data.source", spec))["evals"]) == {"attention", "reconstruction"}
 
 
 def test_other_than_8_bit_rgb_has_no_opacity(tmp_path: pathlib.Path):
@@ -77,7 +77,7 @@ def test_too_few_images_are_not_split(tmp_path: pathlib.Path, capsys: pytest.Cap
     spec = folder(tmp_path / "x", own_data.HELDOUT - 1)
     config = fitted("mae", ("data.source", spec))
     assert config["data"]["source"] == spec
-    assert set(config["evals"]) == {"reconstruction"}
+    assert set(config["evals"]) == {"attention", "reconstruction"}
     assert config["evals"]["reconstruction"]["prefix"] == "train"
     assert "nothing is held out" in capsys.readouterr().err
 
@@ -129,7 +129,7 @@ def labelled(root: pathlib.Path, labels: Sequence[str]) -> str:
 def opened(config: dict, names: Sequence[str]) -> None:
     """Makes evaluators of a config as a run does, with predict functions that are never called."""
     data = pipeline.make(**config["data"])
-    predict = dict.fromkeys(("features", "logits", "reconstruct", "embed_image", "embed_text"))
+    predict = dict.fromkeys(("features", "logits", "attention", "reconstruct", "embed_image", "embed_text"))
     context = base.Context(
         predict, sources.make, None, data.tokenizer, None, classes=data.facts.classes, to_pixels=data.to_pixels
     )
@@ -144,7 +144,7 @@ PROBES = ("knn", "linear_probe", "fewshot")
 def test_one_class_all_over(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     folder(tmp_path / "x/images", labels=False, captions=False)
     config = fitted("mae", ("data.source", f"folder:{tmp_path}/x"))
-    opened(config, ["reconstruction"])
+    opened(config, ["attention", "reconstruction"])
     assert "fewshot, knn, linear_probe can't be asked: 'label' is 'images' all over" in capsys.readouterr().err
 
 
@@ -185,7 +185,7 @@ def test_labels_that_evaluators_take(tmp_path: pathlib.Path):
     spec = labelled(tmp_path / "y", [str(number % 3) for number in range(100)])
     opened(fitted("supervised", ("data.source", spec)), ["classification", *PROBES])
     spec = labelled(tmp_path / "z", [str(number / 3) for number in range(100)])
-    opened(fitted("mae", ("data.source", spec)), ["reconstruction"])
+    opened(fitted("mae", ("data.source", spec)), ["attention", "reconstruction"])
 
 
 def test_what_is_given_stays(tmp_path: pathlib.Path):
