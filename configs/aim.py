@@ -72,6 +72,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "knn": _probe("knn"),
         "linear_probe": _probe("linear_probe"),
         "fewshot": _probe("fewshot"),
+        "attention": {"name": "attention", "source": "tfds:emoji:test_style", "prefix": "test_style", "every": "50%"},
         "attentive_probe": {**_probe("attentive_probe"), "blocks": 2, "learning_rates": (1e-3, 3e-3), "epochs": 5},
     }
     if arg == "tiny":

@@ -75,6 +75,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "clip_norm": 1.0,
     }
     config.evals = {
+        "attention": {
+            "name": "attention",
+            "source": "tfds:imagenet2012:validation",
+            "prefix": "validation",
+            "every": "5%",
+        },
         "pictures": {
             "name": "reconstruction",
             "source": "tfds:imagenet2012:validation",

@@ -65,6 +65,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "knn": _probe("knn"),
         "linear_probe": _probe("linear_probe"),
         "fewshot": _probe("fewshot"),
+        "attention": {"name": "attention", "source": "tfds:emoji:test_style", "prefix": "test_style", "every": "50%"},
     }
     if arg == "tiny":
         config.total = "20 steps"

@@ -9,13 +9,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from jax.sharding import (
-    AxisType,
-    Mesh,
-    NamedSharding,
-    PartitionSpec,
-    SingleDeviceSharding,
-)
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 
 from vitfm.checkpoint import integrity
 
@@ -33,8 +28,9 @@ def meshes() -> list[Mesh]:
 
 def random_bits(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng(0)
-    if dtype in ("bool", "int4"):
-        return rng.integers(0, 2, shape).astype(np.dtype(dtype))
+    whole = {"bool": (0, 2), "int4": (-8, 8), "uint4": (0, 16)}
+    if dtype in whole:
+        return rng.integers(*whole[dtype], shape).astype(np.dtype(dtype))
     return rng.integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8).view(dtype)[..., 0]
 
 
@@ -70,26 +66,47 @@ def test_equals_a_plain_numpy_loop():
     assert one(array) == "".join(lanes)
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, "uint4", "complex64"])
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5, 2), (0, 4)])
+def test_numpy_and_xla_agree(dtype: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
+    array = jnp.asarray(random_bits(dtype, shape))
+    expected = [one(array), one(np.asarray(array)), one(jax.device_put(array, NamedSharding(meshes()[0], P())))]
+    monkeypatch.setattr(integrity, "_SMALL", -1)
+    assert expected == [one(array), one(np.asarray(array)), one(array)]
+
+
+def test_64_bits_are_what_a_jit_makes_of_them(monkeypatch: pytest.MonkeyPatch):
+    arrays = [np.float64([1 / 3, 2]), np.int64([2**40 + 5, 7]), np.arange(6.0).reshape(2, 3).T, 0.5, 3]
+    expected = [one(array) for array in arrays]
+    with jax.enable_x64(True):
+        expected += [one(array) for array in arrays[:3]]
+    monkeypatch.setattr(integrity, "_SMALL", -1)
+    found = [one(array) for array in arrays]
+    with jax.enable_x64(True):
+        found += [one(array) for array in arrays[:3]]
+    assert found == expected
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sharding_does_not_matter(dtype: str):
     array = random_bits(dtype, (16, 8))
     shardings = [SingleDeviceSharding(jax.devices()[3])]
     for mesh in meshes():
         for spec in ((), ("a",), ("a", "b"), (("a", "b"),)):
-            shardings.append(NamedSharding(mesh, PartitionSpec(*spec)))
+            shardings.append(NamedSharding(mesh, P(*spec)))
     assert {one(jax.device_put(array, sharding)) for sharding in shardings} == {one(array)}
 
 
 def test_sharding_does_not_matter_for_keys():
     keys = jax.random.split(jax.random.key(1), 8)
-    sharded = [jax.device_put(keys, NamedSharding(mesh, PartitionSpec("a"))) for mesh in meshes()]
+    sharded = [jax.device_put(keys, NamedSharding(mesh, P("a"))) for mesh in meshes()]
     assert {one(array) for array in sharded} == {one(keys)}
 
 
 def test_explicit_meshes_work():
     mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Explicit,))
     array = random_bits("float32", (16, 8))
-    assert one(jax.device_put(array, NamedSharding(mesh, PartitionSpec("a")))) == one(array)
+    assert one(jax.device_put(array, NamedSharding(mesh, P("a")))) == one(array)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

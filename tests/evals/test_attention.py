@@ -16,8 +16,8 @@ SPEC = {"name": "attention", "source": "test", "prefix": "p"}
 IMAGES, HEADS = 9, 3
 
 
-def world(devices: int = 1) -> World:
-    maps = np.random.default_rng(0).uniform(size=(IMAGES, HEADS, 2, 4)).astype(np.float32)
+def world(devices: int = 1, queries: int = 1) -> World:
+    maps = np.random.default_rng(0).uniform(size=(IMAGES, HEADS, queries, 2, 4)).astype(np.float32)
     made = World({"test": [{"image": number} for number in range(IMAGES)]}, maps, {}, devices)
     predict = {"attention": made.context.predict["embed_image"]}
     made.context = dataclasses.replace(made.context, predict=predict, picture=picture)
@@ -28,11 +28,11 @@ def picture(example: Mapping[str, Any]) -> np.ndarray:
     return np.random.default_rng(example["image"]).integers(0, 256, (20, 40, 3), np.uint8)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_rows_are_images_and_columns_heads(devices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("devices", "queries"), [(1, 1), (4, 1), (1, 8)])
+def test_rows_are_images_and_columns_heads(devices: int, queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = {}
     monkeypatch.setattr(pictures, "image_rows", lambda titles, rows: drawn.update(titles=titles, rows=rows))
-    w = world(devices)
+    w = world(devices, queries)
     assert [*w.evaluate(**SPEC, count=4)] == ["p/attention", "p/attention/entropy"]
     chosen = [0, 2, 5, 8]  # Spread evenly, both ends among them.
     np.testing.assert_array_equal(np.flatnonzero(w.asked), chosen)
@@ -41,7 +41,7 @@ def test_rows_are_images_and_columns_heads(devices: int, monkeypatch: pytest.Mon
     assert len(drawn["rows"]) == 4
     for number, row in zip(chosen, drawn["rows"], strict=True):
         seen = attention_maps.centre(picture({"image": number}))
-        heads = w.context.predict["attention"]({}, np.array([number]))[0]
+        heads = w.context.predict["attention"]({}, np.array([number]))[0].mean(1)
         np.testing.assert_array_equal(row[0], seen)
         np.testing.assert_array_equal(row[1], attention_maps.overlay(seen, heads.mean(0)))
         for column, head in zip(row[2:], heads, strict=True):
@@ -54,6 +54,12 @@ def test_entropy_is_1_for_equal_attention_and_0_for_one_patch() -> None:
     one[..., 1, 2] = 0.3  # What is left is the class token's own.
     assert attention.evenness(one) == 0
     assert attention.evenness(np.stack([np.full((3, 4, 5), 0.05), one[0]])) == pytest.approx(0.5)
+
+
+def test_entropy_is_that_of_each_query() -> None:
+    looks = np.eye(4).reshape(1, 1, 4, 2, 2)  # Every patch looks at itself: evenly on average, at one patch each.
+    assert attention.evenness(looks) == 0
+    assert attention.evenness(looks.mean(2)) == pytest.approx(1)
 
 
 def test_it_is_a_picture() -> None:
@@ -95,7 +101,7 @@ def test_what_makes_no_sense_is_refused(change: dict[str, Any], message: str) ->
     assert not w.batches
 
 
-def test_a_model_without_class_token_is_refused() -> None:
+def test_a_model_without_such_attention_is_refused() -> None:
     w = world()
     w.context.predict["embed_image"] = w.context.predict.pop("attention")
     with pytest.raises(ConfigError, match="needs attention, which this objective does not offer"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,3 +60,35 @@ def test_other_encoders_average_what_they_have_of_their_last_stage():
     found = probes.predictions(tower, lambda params: params)["patches"]
     found = jax.jit(lambda *given: found(*given, blocks=6))(params, images())
     assert relative_error(found.reshape(layers[0].shape), sum(layers) / 2) < 1e-6
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+    ("options", "queries"),
+    [
+        ({"pool": "cls", "registers": 2}, [0]),
+        ({"pool": "cls_gap"}, [0]),
+        ({"pool": "gap"}, range(6)),
+        ({"pool": "gap", "class_token": True}, range(1, 7)),
+        ({"pool": "map"}, range(6)),
+    ],
+)
+def test_attention_is_the_last_softmax_of_what_is_pooled(options: dict[str, Any], queries: Sequence[int], scan: bool):
+    tower = models.make({**VIT, **options, "scan": scan}, where="model")
+    params = drawn(tower)["params"]
+    norms = lambda module, method: module.name == "attention_norm" and method == "__call__"
+    run = lambda params: tower.apply({"params": params}, images(), capture_intermediates=norms, mutable=True)
+    kept = jax.jit(run)(params)[1]["intermediates"]["transformer"]
+    last = lambda tree: jax.tree.map(lambda x: x[-1], tree["blocks"]) if scan else tree["block_02"]
+    x = np.asarray(last(kept)["attention_norm"]["__call__"][0]).reshape(2, -1, 16)
+    qkv = last(params["transformer"])["attention"]["qkv"]
+    query, key, _ = np.moveaxis(np.einsum("bnd,dthe->bnthe", x, qkv["kernel"]) + qkv["bias"], 2, 0)
+    scores = np.exp(np.einsum("bqhe,bkhe->bhqk", query, key) * 8**-0.5)
+    weights = (scores / scores.sum(-1, keepdims=True))[:, :, [*queries], -6:].reshape(2, 2, -1, 2, 3)
+    found = jax.jit(probes.predictions(tower)["attention"])({"encoder": params}, images())
+    assert relative_error(found, weights) < 1e-5
+
+
+@pytest.mark.parametrize("options", [RESNET, {**VIT, "pool": "gap", "window_size": 2}])
+def test_only_vits_that_see_all_show_attention(options: dict[str, Any]):
+    assert "attention" not in probes.predictions(models.make(options, where="model"))

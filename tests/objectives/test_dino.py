@@ -167,7 +167,7 @@ def test_the_teacher_starts_as_the_student_and_is_what_is_evaluated():
         "embed_image": (3, 16),
         "features": (3, 2, 2, 16),
         "patches": (3, 2, 2, 16),
-        "attention": (3, 2, 2, 2),
+        "attention": (3, 2, 1, 2, 2),
     }
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what the class token looks at in the last block, as in DINO (Caron et al. 2021, arXiv:2104.14294)."""
+"""Pictures of what the last block looks at, as in DINO (Caron et al. 2021, arXiv:2104.14294)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _HEALTHY = Range(
 def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> base.Evaluate:
     """A picture of rows: the image, the mean of the heads' attention over it, and each head's; and `entropy`.
 
-    The latter is `evenness`, watched: within 0.01 of either end the loop warns.
+    Drawn is where the class token looks, or, without one, the patches do on average. The entropy is `evenness` of each
+    such query, watched: within 0.01 of either end the loop warns.
 
     Args:
       source: images.
@@ -29,14 +30,15 @@ def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> 
       count: images shown, spread evenly over the set.
 
     Raises:
-      ConfigError: no image is asked for, or the model has no class token.
+      ConfigError: no image is asked for, or the encoder is no ViT whose blocks see the whole image.
     """
     context.need("attention", "attention")
     chosen = context.spread(source, count)
     batch_size = context.batch_size(len(chosen))
 
     def evaluate(params: Any) -> Iterator[tuple[str, base.Value]]:
-        heads = embeddings.of_images(context, params, chosen, batch_size, "attention")
+        looks = embeddings.of_images(context, params, chosen, batch_size, "attention")
+        heads = looks.mean(2)
         maps = np.concatenate([heads.mean(1, keepdims=True), heads], axis=1)
         rows = []
         for example, row in zip(chosen, maps, strict=True):
@@ -44,7 +46,7 @@ def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> 
             rows.append([seen, *(attention_maps.overlay(seen, one) for one in row)])
         titles = ("image", "mean", *(f"head {number}" for number in range(1, heads.shape[1] + 1)))
         yield f"{prefix}/attention", pictures.image_rows(titles, rows)
-        yield f"{prefix}/attention/entropy", base.Watched(evenness(heads), _HEALTHY)
+        yield f"{prefix}/attention/entropy", base.Watched(evenness(looks), _HEALTHY)
 
     return evaluate
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from vitfm.config import ConfigError
 from vitfm.models import Features, statistics
-from vitfm.models.vision_transformer import ViT
+from vitfm.models.vision_transformer import OF_CLASS, ViT
 
 _MOST_LAYERS = 4  # As DINO and DINOv2 probe: the last block, or the last four.
 
@@ -32,8 +32,9 @@ def predictions(
       `patches`: likewise -> float32 [B,h,w,D], the patches after the last block, on their grid; with `blocks`, an int,
         the mean of what the last so many blocks, at most all, give: of a ViT before its final norm, as AIM is probed
         (`AverageLayers` of github.com/apple/ml-aim), of other encoders as `Features.layers` has it.
-      `attention`: likewise -> float32 [B,heads,h,w], how much the class token looks at each patch in the last block;
-        only where there is a class token.
+      `attention`: likewise -> float32 [B,heads,Q,h,w], how much what is pooled looks at each patch in the last block:
+        the class token, Q = 1, or each of the patches, Q = hw, where it is their mean or an attention over them. Of
+        ViTs whose blocks see the whole image.
     """
 
     def embed_image(params: Mapping[str, Any], image: jax.Array) -> jax.Array:
@@ -50,8 +51,9 @@ def predictions(
         if not found.grid:
             raise ConfigError("Attention is drawn for images of one shape, not for padded patches of several.")
         weights = _last_weights(kept["intermediates"]["transformer"])
-        rows = weights[:, :, 0, found.prefix :]
-        return rows.reshape(*rows.shape[:2], *found.grid).astype(jnp.float32)
+        queries = slice(0, 1) if tower.pool in OF_CLASS else slice(found.prefix, None)
+        rows = weights[:, :, queries, found.prefix :]
+        return rows.reshape(*rows.shape[:3], *found.grid).astype(jnp.float32)
 
     def patches(params: Mapping[str, Any], image: jax.Array, *, blocks: int | None = None) -> jax.Array:
         variables = statistics.variables(encoder(params))
@@ -62,7 +64,8 @@ def predictions(
         return on_grid(found.replace(tokens=mean))
 
     offered = {"embed_image": embed_image, "features": features, "patches": patches}
-    return offered | ({"attention": attention} if tower.pool == "cls" else {})
+    whole = isinstance(tower, ViT) and tower.transformer.window is None
+    return offered | ({"attention": attention} if whole else {})
 
 
 def on_grid(features: Features) -> jax.Array:
