@@ -12,7 +12,7 @@ import ml_collections
 from vitfm import config as config_lib
 
 COLOURS = {  # Published are crops alone, which were no better here.
-    "background": "random",
+    "background": "white",  # As in configs/simmim.py.
     "brightness": 0.4,
     "contrast": 0.4,
     "saturation": 0.2,
@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg = config_lib.argument(arg, "tiny")
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total = "14 epochs"
+    config.total = "20 epochs"
     config.batch_size = 128
     config.log_every = "1%"
     config.checkpoint = {"every": "25%", "keep": 2}
@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "model": {
             "name": "vit",
             "stem": "patch_conv",
-            "patch_size": 16,
+            "patch_size": 8,
             "hidden_dim": 192,
             "depth": 3,
             "num_heads": 3,
@@ -46,7 +46,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     config.data = {
         "source": "tfds:emoji:train",
-        "image_size": 64,
+        "image_size": 32,  # Half of the other recipes', with patches half as large: more epochs in as much time.
         "alpha": True,
         # Arrows have a direction: nothing is mirrored.
         "crop": {"scale": (0.4, 1.1), "flip": False},

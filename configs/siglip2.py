@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     size = scaled(IMAGES)
     config = config_lib.load_file(f"{SIGLIP}:{arg}" if arg else str(SIGLIP))
     tiny = arg == "tiny"
-    config.total = "20 steps" if tiny else "8 epochs"
+    config.total = "20 steps" if tiny else "7.5 epochs"
     config.objective.name = "siglip2"
     config.objective.image.mask_token = True
     config.objective.update(
