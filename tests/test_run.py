@@ -152,7 +152,8 @@ def test_what_is_no_text_is_refused(run: runs.Run, texts: list) -> None:
 
 
 def test_an_unknown_function_is_refused_with_those_there_are(run: runs.Run) -> None:
-    with pytest.raises(AttributeError, match="offers attention, embed_image, embed_text, features, patches; not"):
+    there = "attention, embed_image, embed_text, features, patches"
+    with pytest.raises(AttributeError, match=f"offers {there}; not 'logits'"):
         run.logits  # noqa: B018
 
 

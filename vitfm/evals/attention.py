@@ -21,8 +21,8 @@ _HEALTHY = Range(
 def make(*, source: str, prefix: str, count: int = 8, context: base.Context) -> base.Evaluate:
     """A picture of rows: the image, the mean of the heads' attention over it, and each head's; and `entropy`.
 
-    Drawn is where the class token looks, or, without one, the patches do on average. The entropy is `evenness` of each
-    such query, watched: within 0.01 of either end the loop warns.
+    Drawn is where the class token looks, or, where none is pooled, the patches do on average. The entropy is `evenness`
+    of each such query, watched: within 0.01 of either end the loop warns.
 
     Args:
       source: images.
