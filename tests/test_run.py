@@ -116,6 +116,22 @@ def test_users_and_evaluators_see_the_same_embeddings(run: runs.Run) -> None:
     np.testing.assert_allclose(run.embed_text(names), found, rtol=1e-4, atol=1e-5)
 
 
+def test_a_function_that_evaluators_ask_for_again_is_compiled_once(run: runs.Run) -> None:
+    recipe = recipes.parse(run.config)
+    data = recipes.make_data(recipe)
+    context = runs.eval_context(data, recipes.make_objective(recipe, data), meshes.make())
+    traced = []
+
+    def doubled(whole: jax.Array, rows: jax.Array) -> jax.Array:
+        traced.append(rows.shape)
+        return 2 * rows
+
+    rows = np.ones((context.devices, 3), np.float32)
+    for _ in range(3):
+        np.testing.assert_array_equal(context.on_devices(doubled)(np.float32(0), rows), 2 * rows)
+    assert traced == [rows.shape]
+
+
 def test_users_and_evaluators_give_predict_functions_options(run: runs.Run) -> None:
     recipe = recipes.parse(run.config)
     data = recipes.make_data(recipe)

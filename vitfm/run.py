@@ -198,6 +198,7 @@ def eval_context(
     it the first one raises.
     """
 
+    @functools.lru_cache(maxsize=32)  # Probes ask for the same functions again and again.
     def on_devices(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         @functools.cache  # XLA is asked for its options at the first call, not before a recipe is known to make sense.
         def jitted(**options: Any) -> Callable[..., jax.Array]:
