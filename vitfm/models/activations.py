@@ -20,8 +20,8 @@ def _with_derivative(
     function: Callable[[jax.Array], jax.Array], derivative: Callable[[jax.Array], jax.Array]
 ) -> Callable[[jax.Array], jax.Array]:
     """`function` whose backward pass is `derivative` at the saved input."""
-    wrapped = jax.custom_vjp(function)
-    wrapped.defvjp(lambda x: (function(x), x), lambda x, cotangent: (derivative(x) * cotangent,))
+    wrapped, again = jax.custom_vjp(function), jax.lax.optimization_barrier  # XLA would keep what both passes compute.
+    wrapped.defvjp(lambda x: (function(x), x), lambda x, cotangent: (derivative(again(x)) * cotangent,))
     return wrapped
 
 

@@ -125,8 +125,8 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} does not divide into {heads} heads")
         dim = width // heads
         query, key, value = (
-            t.reshape(-1, length, heads, dim).transpose(0, 2, 1, 3)
-            for t in jnp.split(self._projected(x, dim), 3, axis=-1)
+            t.squeeze(2).transpose(0, 2, 1, 3)
+            for t in jnp.split(self._projected(x, dim).reshape(-1, length, 3, heads, dim), 3, axis=2)
         )
         if self.qk_norm is not None:
             query = NORMS[self.qk_norm](self.epsilon, self.dtype, name="query_norm")(query)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-FEW = 32  # Tokens; of no more, CPUs turn a matrix before they multiply with it.
+FEW = 32  # Tokens; over no more, CPUs add up products with one after the other.
 
 
 @jax.custom_vjp
@@ -51,7 +51,7 @@ def _forward(
     exponentials = _exponentials(query, key, bias, mask)
     total = exponentials.sum(-1, keepdims=True)
     exponentials = exponentials.astype(query.dtype)
-    out = jnp.einsum("bhqk,bhkd->bhqd", exponentials, value, preferred_element_type=jnp.float32) / total
+    out = _product(exponentials, value) / total
     out = out.astype(query.dtype)
     return out, (query, key, value, bias, exponentials, total, out)
 
@@ -65,28 +65,28 @@ def _backward(kept: tuple[jax.Array | None, ...], gradient: jax.Array) -> tuple[
     of_bias = None if bias is None else scores.reshape(-1, *bias.shape).sum(0)
     scores = (scores * query.shape[-1] ** -0.5).astype(query.dtype)
     return (
-        jnp.einsum("bhqk,bhkd->bhqd", scores, key),
-        _gathered(scores, query),
-        _gathered(exponentials, gradient),
+        _product(scores, key).astype(query.dtype),
+        _product(jnp.swapaxes(scores, 2, 3), query).astype(query.dtype),
+        _product(jnp.swapaxes(exponentials, 2, 3), gradient).astype(query.dtype),
         of_bias,
         None,
     )
 
 
-def _gathered(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """weights^T x: [B, heads, N, N], [B, heads, N, d] -> [B, heads, N, d]."""
+def _product(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """weights x: [B, heads, M, N], [B, heads, N, d] -> float32 [B, heads, M, d]."""
 
-    def as_it_is(weights: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.einsum("bhqk,bhqd->bhkd", weights, x)
+    def at_once(weights: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.einsum("bhmn,bhnd->bhmd", weights, x, preferred_element_type=jnp.float32)
 
-    def turned(weights: jax.Array, x: jax.Array) -> jax.Array:
-        # XLA's product with a matrix that is to be turned takes twice as long as turning it first.
-        transposed = jax.lax.optimization_barrier(jnp.swapaxes(weights, 2, 3))
-        return jnp.einsum("bhkq,bhqd->bhkd", transposed, x)
+    def one_by_one(weights: jax.Array, x: jax.Array) -> jax.Array:
+        # XLA has no quick product of many small matrices there, and fuses these with what moves heads about.
+        weights, x = weights.astype(jnp.float32), x.astype(jnp.float32)
+        return sum(weights[..., n : n + 1] * x[..., n : n + 1, :] for n in range(x.shape[2]))
 
     if weights.shape[-1] > FEW:
-        return as_it_is(weights, x)
-    return jax.lax.platform_dependent(weights, x, cpu=turned, default=as_it_is)
+        return at_once(weights, x)
+    return jax.lax.platform_dependent(weights, x, cpu=one_by_one, default=at_once)
 
 
 attend.defvjp(_forward, _backward)
