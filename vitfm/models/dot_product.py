@@ -51,7 +51,7 @@ def _forward(
     exponentials = _exponentials(query, key, bias, mask)
     total = exponentials.sum(-1, keepdims=True)
     exponentials = exponentials.astype(query.dtype)
-    out = _product(exponentials, value) / total
+    out = _product(exponentials, value, jnp.float32) / total
     out = out.astype(query.dtype)
     return out, (query, key, value, bias, exponentials, total, out)
 
@@ -65,24 +65,24 @@ def _backward(kept: tuple[jax.Array | None, ...], gradient: jax.Array) -> tuple[
     of_bias = None if bias is None else scores.reshape(-1, *bias.shape).sum(0)
     scores = (scores * query.shape[-1] ** -0.5).astype(query.dtype)
     return (
-        _product(scores, key).astype(query.dtype),
-        _product(jnp.swapaxes(scores, 2, 3), query).astype(query.dtype),
-        _product(jnp.swapaxes(exponentials, 2, 3), gradient).astype(query.dtype),
+        _product(scores, key, query.dtype),
+        _product(jnp.swapaxes(scores, 2, 3), query, query.dtype),
+        _product(jnp.swapaxes(exponentials, 2, 3), gradient, query.dtype),
         of_bias,
         None,
     )
 
 
-def _product(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """weights x: [B, heads, M, N], [B, heads, N, d] -> float32 [B, heads, M, d]."""
+def _product(weights: jax.Array, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """weights x: [B, heads, M, N], [B, heads, N, d] -> [B, heads, M, d] of that dtype, summed in float32."""
 
     def at_once(weights: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.einsum("bhmn,bhnd->bhmd", weights, x, preferred_element_type=jnp.float32)
+        return jnp.einsum("bhmn,bhnd->bhmd", weights, x, preferred_element_type=dtype)
 
     def one_by_one(weights: jax.Array, x: jax.Array) -> jax.Array:
         # XLA has no quick product of many small matrices there, and fuses these with what moves heads about.
         weights, x = weights.astype(jnp.float32), x.astype(jnp.float32)
-        return sum(weights[..., n : n + 1] * x[..., n : n + 1, :] for n in range(x.shape[2]))
+        return sum(weights[..., n : n + 1] * x[..., n : n + 1, :] for n in range(x.shape[2])).astype(dtype)
 
     if weights.shape[-1] > FEW:
         return at_once(weights, x)
