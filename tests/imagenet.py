@@ -34,6 +34,13 @@ class Source:
         label = {} if self.name.startswith(("webli", "laion400m")) else {"label": np.int64(index % CLASSES)}
         return {"image": self._image, **label, "caption": f"picture {index}", "file_name": f"{index}.JPEG"}
 
+    def column(self, feature: str) -> list[Any]:
+        return (
+            (np.arange(len(self)) % CLASSES).tolist()
+            if feature == "label"
+            else [self[i][feature] for i in range(len(self))]
+        )
+
     def classes(self, feature: str) -> tuple[str, ...] | None:
         return tuple(f"n{number:08d}" for number in range(CLASSES)) if feature == "label" else None
 

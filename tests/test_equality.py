@@ -60,7 +60,7 @@ def setup(name: str) -> Setup:
     stream.close()
     one = jax.tree.map(lambda x: x[:1], batches[0])
     one = jax.jit(data.preprocess_train)(one, jax.random.split(jax.random.key(0), 1))
-    params = jax.eval_shape(lambda key: objective.init(key, one), jax.random.key(0)).params
+    variables = jax.eval_shape(lambda key: objective.init(key, one), jax.random.key(0))
     # Adam divides by the gradient's size, noise included; so large an epsilon leaves what is noise small.
     spec = {
         "name": "adamw",
@@ -69,9 +69,10 @@ def setup(name: str) -> Setup:
         "weight_decay": 0.1,
         "schedule": {"name": "constant"},
     }
-    optimizer, rate = optim.make(spec, params, total=STEPS, to_steps=lambda duration, where: int(duration))
-    create = functools.partial(train_state.create, batch=one, objective=objective, optimizer=optimizer, ema=True)
-    return Setup(objective, data, batches, optimizer, rate, jax.eval_shape(create, jax.random.key(0)), create)
+    optimizer, rate = optim.make(spec, variables.params, total=STEPS, to_steps=lambda duration, where: int(duration))
+    of = functools.partial(train_state.create, optimizer=optimizer, ema=True)
+    create = lambda key: of(objective.init(key, one))
+    return Setup(objective, data, batches, optimizer, rate, jax.eval_shape(of, variables), create)
 
 
 @dataclasses.dataclass(frozen=True)

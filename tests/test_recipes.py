@@ -25,6 +25,7 @@ from vitfm.parallel import mesh as meshes
 CONFIGS = tiny.ROOT / "configs"
 RECIPES = [path.stem for path in sorted(CONFIGS.glob("*.py")) if '"tiny"' in path.read_text()]
 TEACHERS = {"deit": "deit:teacher_tiny", "distill": "clip:tiny", "vqkd": "clip:tiny", "beit": "vqkd:tiny"}
+SPLITS = ("test_style", "test_concept", "validation")
 PROBES = ("knn", "linear_probe", "fewshot", "attentive_probe")
 
 
@@ -49,12 +50,20 @@ def rehearsed(name: str, folder: pathlib.Path) -> pathlib.Path:
     workdir = folder / f"{recipe}_{pathlib.Path(arg).name}"
     if (workdir / "result.json").exists():
         return workdir
-    short = {"total": "4 steps", "log_every": 2, "compile_cache": str(folder / "compiled")}
+    short = {
+        "total": "4 steps",
+        "log_every": 2,
+        "checkpoint": {"every": "100%"},
+        "compile_cache": str(folder / "compiled"),
+    }
     config = recipes.plain(config_lib.load_file(f"{CONFIGS / recipe}.py:{arg}")) | short
     if recipe in TEACHERS and arg == "tiny":
         config["teacher"] = {"run": str(rehearsed(TEACHERS[recipe], folder))}
     if recipe != "supervised":  # Probes are the same for all, and take longer than all else here.
         config["evals"] = {name: spec for name, spec in config["evals"].items() if spec["name"] not in PROBES}
+    for spec in config["evals"].values():  # Of four steps each would be measured, on all images.
+        spec.pop("every", None)
+        spec.update({key: f"{spec[key]}[:20%]" for key in ("source", "test") if spec.get(key, "").endswith(SPLITS)})
     if "/" in arg:  # A run to start from: this recipe has no minute's form.
         config |= {"batch_size": 16, "evals": {}}
     train_lib.train(config, str(workdir))

@@ -134,9 +134,7 @@ def started(
     variables: base.Variables | None = None,
     ema: bool = False,
 ) -> train_state.TrainState:
-    if variables is not None:
-        objective = base.Objective(lambda key, batch: variables, objective.loss, {}, None)
-    return train_state.create(jax.random.key(0), {}, objective, optimizer, ema=ema)
+    return train_state.create(variables or objective.init(jax.random.key(0), {}), optimizer, ema=ema)
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 8])

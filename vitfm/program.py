@@ -92,15 +92,13 @@ def build(recipe: Recipe, devices: Sequence[jax.Device] | None = None) -> Progra
     objective = recipes.make_objective(recipe, data, schedule)
 
     batch = _one_example(loader, data)
-    params = jax.eval_shape(lambda key: objective.init(key, batch), jax.random.key(0)).params
-    optimizer, learning_rate = optim.make(recipe.optim, params, total=total, to_steps=to_steps)
-    create = functools.partial(
-        train_state.create, batch=batch, objective=objective, optimizer=optimizer, ema=recipe.ema_decay is not None
-    )
-    shapes = jax.eval_shape(create, jax.random.key(0))
+    variables = jax.eval_shape(lambda key: objective.init(key, batch), jax.random.key(0))
+    optimizer, learning_rate = optim.make(recipe.optim, variables.params, total=total, to_steps=to_steps)
+    create = functools.partial(train_state.create, optimizer=optimizer, ema=recipe.ema_decay is not None)
+    shapes = jax.eval_shape(create, variables)
     shardings = sharding.shardings(shapes, mesh, [tuple(rule) for rule in recipe.sharding])
     shapes = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
-    learned = holding(objective, optim.still(recipe.optim, params))
+    learned = holding(objective, optim.still(recipe.optim, variables.params))
     gradients = train_step.gradients_of(learned, data.preprocess_train, recipe.accumulate, data.mix)
     step = train_step.make(gradients, objective, optimizer, learning_rate, seed=recipe.seed, ema_decay=recipe.ema_decay)
     return Program(
@@ -113,7 +111,7 @@ def build(recipe: Recipe, devices: Sequence[jax.Device] | None = None) -> Progra
         to_steps,
         gradients,
         shapes,
-        jax.jit(meshes.under(mesh, create), out_shardings=shardings),
+        jax.jit(meshes.under(mesh, lambda key: create(objective.init(key, batch))), out_shardings=shardings),
         jax.jit(meshes.under(mesh, step), donate_argnums=0, out_shardings=(shardings, meshes.replicated(mesh))),
     )
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vitfm.objectives.base import Batch, Objective
+from vitfm.objectives.base import Variables
 
 
 @flax.struct.dataclass
@@ -34,11 +34,8 @@ class TrainState:
     ema: Any
 
 
-def create(
-    key: jax.Array, batch: Batch, objective: Objective, optimizer: optax.GradientTransformation, *, ema: bool
-) -> TrainState:
-    """The state of step 0; jit it with `out_shardings`, so that it is born sharded."""
-    variables = objective.init(key, batch)
+def create(variables: Variables, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    """The state of step 0; jit it and `objective.init` with `out_shardings`, so that it is born sharded."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         healthy=jnp.ones((), bool),

@@ -53,8 +53,8 @@ def ours(settings: Mapping[str, Any]) -> tuple[int, Step]:
     adamw = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.05, "clip_norm": None}
     whole = {"total": 10_000, "to_steps": lambda duration, where: int(duration)}
     optimizer, rate = optim.make({**adamw, "schedule": {"name": "constant"}}, shapes.params, **whole)
-    create = lambda: train_state.create(jax.random.key(0), batch, objective, optimizer, ema=False)
-    state = jax.jit(create)()
+    create = lambda key: train_state.create(objective.init(key, batch), optimizer, ema=False)
+    state = jax.jit(create)(jax.random.key(0))
     if settings["mode"] == "inference":
         params = jax.jit(objective.evaluated)(state.params, state.extra)
         logits = jax.jit(objective.predict["logits"], compiler_options=asked)

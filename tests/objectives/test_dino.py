@@ -178,9 +178,7 @@ def step_of(objective: base.Objective, accumulate: int) -> tuple[Any, Any]:
     """A training step, and the state's maker."""
     optimizer = optax.sgd(0.1)
     gradients = train_step.gradients_of(objective, lambda batch, keys: batch, accumulate)
-    create = functools.partial(
-        train_state.create, batch=batch_of(1), objective=objective, optimizer=optimizer, ema=False
-    )
+    create = lambda key: train_state.create(objective.init(key, batch_of(1)), optimizer, ema=False)
     return train_step.make(gradients, objective, optimizer, lambda step: 0.1, seed=0), create
 
 

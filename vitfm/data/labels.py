@@ -119,7 +119,7 @@ def _first(source: Source, feature: str) -> Any:
 
 
 def _several(value: Any) -> bool:
-    return not isinstance(value, str | bytes) and np.ndim(value) == 1
+    return not isinstance(value, (str, bytes, int, np.integer)) and np.ndim(value) == 1
 
 
 def known(source: Source, feature: str) -> Sequence[str] | None:
