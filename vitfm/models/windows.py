@@ -125,7 +125,8 @@ class WindowAttention(nn.Module):
             bias = self.param("qkv_bias", nn.initializers.zeros, (2, heads, dim)).astype(self.dtype)
             qkv += jnp.stack([bias[0], jnp.zeros_like(bias[0]), bias[1]]).reshape(-1)
         # Windows and heads become one leading axis, the form in which XLA's CPU products are fastest.
-        query, key, value = (part.reshape(-1, length, heads, dim) for part in jnp.split(qkv, 3, axis=1))
+        qkv = qkv.reshape(-1, length, 3, heads, dim)
+        query, key, value = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
         if self.version == 1:
             query = query * dim**-0.5
         else:
