@@ -81,6 +81,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     config.evals = {
         "knn": {**_probe("knn"), "every": "50%"},
+        "knn_whitened": {**_probe("knn"), "whiten": True},
         "linear_probe": _probe("linear_probe"),
         "fewshot": _probe("fewshot"),
         "attention": {"name": "attention", "source": "tfds:emoji:test_style", "prefix": "test_style", "every": "50%"},

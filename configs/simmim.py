@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "depth": 4,
             "num_heads": 3,
             "position": "sincos",
-            "pool": "cls",
+            "pool": "gap",  # A class token would have no loss of its own, and neighbours by it are worse.
         },
         "mask_size": 16,  # A quarter of the side; published are 32 of 192 pixels, a sixth.
         "mask_ratio": 0.6,
@@ -63,6 +63,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "every": "25%",
         },
         "knn": _probe("knn"),
+        "knn_whitened": {**_probe("knn"), "whiten": True},  # Few directions hold most of what varies.
         "linear_probe": _probe("linear_probe"),
         "fewshot": _probe("fewshot"),
         "attention": {"name": "attention", "source": "tfds:emoji:test_style", "prefix": "test_style", "every": "50%"},

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tests.evals import probed
 from tests.evals.fake import World
 from vitfm.config import ConfigError
-from vitfm.evals import knn
+from vitfm.evals import embeddings, knn
 
 SPEC = {"name": "knn", "train": "train", "test": "test", "label": "kind", "prefix": "p"}
 NAMES = np.array(["ant", "bee", "cow", "dog"])
@@ -61,6 +61,31 @@ def test_other_numbers_and_temperatures(temperature: float) -> None:
     found = w.evaluate(**SPEC, k=[3, 61], temperature=temperature)
     expected = {f"p/knn/top1_k{k}": brute(w, k, temperature) for k in (3, 61)}
     assert found == pytest.approx({**expected, "p/knn/top1": expected["p/knn/top1_k3"]})
+
+
+def test_whitened_features_show_what_few_directions_drown() -> None:
+    drowned = []
+    for images, seed in ((400, 0), (100, 1)):
+        features, labels = probed.clouds(images, 4, (2, 2, 8), seed=seed, spread=0.5)
+        loud = 30 * np.random.default_rng(seed + 5).normal(size=(images, 1, 1, 3))
+        features[..., :3] += loud
+        drowned += [features, NAMES[labels].tolist()]
+    w = probed.world(*drowned)
+    whitened = w.evaluate(**SPEC, whiten=True)
+    # Any root of the inverse covariance whitens, and all give the same cosines.
+    bank = drowned[0][:, -1, 0].astype(np.float64)
+    root = np.linalg.cholesky(np.linalg.inv(np.cov(bank.T, bias=True)))
+    drowned[0], drowned[2] = ((x - bank.mean(0)) @ root for x in (drowned[0], drowned[2]))
+    expected = probed.world(*drowned).evaluate(**SPEC)
+    assert whitened == pytest.approx({key.replace("knn", "knn_whitened"): top1 for key, top1 in expected.items()})
+    assert whitened["p/knn_whitened/top1"] > w.evaluate(**SPEC)["p/knn/top1"] + 0.2
+
+
+def test_whitening_stays_finite_without_variance() -> None:
+    flat = np.concatenate([np.ones((9, 2)), np.arange(9)[:, None]], axis=1).astype(np.float32)
+    mean, matrix = embeddings.whitening(flat)
+    np.testing.assert_allclose(np.cov(((flat - mean) @ matrix).T, bias=True), np.diag([0, 0, 1]), atol=1e-5)
+    assert all(np.isfinite(x).all() for x in embeddings.whitening(np.ones((4, 3), np.float32)))
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**32 - 1), st.data())
