@@ -35,7 +35,7 @@ class TrainState:
 
 
 def create(variables: Variables, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
-    """The state of step 0; jit it and `objective.init` with `out_shardings`, so that it is born sharded."""
+    """The state of step 0; jit it together with `objective.init`, with `out_shardings`: so it is born sharded."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         healthy=jnp.ones((), bool),

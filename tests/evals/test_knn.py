@@ -125,11 +125,12 @@ def test_a_split_bank_equals_a_whole_one() -> None:
         np.testing.assert_array_equal(split, plain)
 
 
-def test_a_model_that_says_nothing_is_never_right() -> None:
+@pytest.mark.parametrize("whiten", [False, True])
+def test_a_model_that_says_nothing_is_never_right(whiten: bool) -> None:
     for value in (0.0, 1.0, np.nan):
         constant = lambda count, value=value: np.full((count, 1, 1, 4), value, np.float32)
         w = probed.world(constant(8), list("abcdabcd"), constant(4), list("abcd"))
-        assert set(w.evaluate(**SPEC, k=[4, 8]).values()) == {0.0}
+        assert set(w.evaluate(**SPEC, k=[4, 8], whiten=whiten).values()) == {0.0}
 
 
 def test_features_are_computed_once_for_all_evaluators_of_the_same_parameters() -> None:

@@ -55,10 +55,36 @@ def standardization(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray,
 
     Summed in float64 and by pieces, so that a million rows lose neither digits nor memory.
     """
-    pieces = [rows[start : start + _PIECE] for start in range(0, len(rows), _PIECE)]
-    mean = sum(features[piece].sum(0, dtype=np.float64) for piece in pieces) / len(rows)
+    pieces, mean = _mean(features, rows)
     variance = sum(np.square(features[piece] - mean).sum(0) for piece in pieces) / len(rows)
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32) + np.float32(1e-5)
+
+
+def whitening(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A mean [D] and a matrix [D, D]: (features - mean) @ matrix has no mean and the identity for a covariance.
+
+    By principal components, as Jegou and Chum 2012 (Negative evidences and co-occurrences in image retrieval, ECCV),
+    section 3, have it; but a deviation below a thousandth of the largest is not divided out entirely. Summed as in
+    `standardization`. The matrix is NaN where a feature is not finite.
+
+    Args:
+      features: float32 [N, D].
+    """
+    pieces, mean = _mean(features, np.arange(len(features)))
+    centred = (features[piece] - mean for piece in pieces)
+    covariance = sum(x.T @ x for x in centred) / len(features)
+    if not np.isfinite(covariance).all():
+        return mean.astype(np.float32), np.full(covariance.shape, np.nan, np.float32)
+    variances, directions = np.linalg.eigh(covariance)
+    deviations = np.sqrt(np.maximum(variances, 0) + _DAMPING**2 * variances[-1]) + np.finfo(np.float32).tiny
+    return mean.astype(np.float32), (directions / deviations).astype(np.float32)
+
+
+def _mean(features: np.ndarray, rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """The rows in pieces, and the float64 mean [...] of `features` [N, ...] over them."""
+    pieces = [rows[start : start + _PIECE] for start in range(0, len(rows), _PIECE)]
+    mean = sum(features[piece].sum(0, dtype=np.float64) for piece in pieces) / len(rows)
+    return pieces, mean
 
 
 def of_texts(context: Context, params: Any, texts: Sequence[str], batch_size: int) -> np.ndarray:
@@ -69,21 +95,3 @@ def of_texts(context: Context, params: Any, texts: Sequence[str], batch_size: in
         ids, mask = context.tokenize(chunk + [""] * (batch_size - len(chunk)))
         rows.append(np.asarray(context.predict["embed_text"](params, ids, mask))[: len(chunk)])
     return np.concatenate(rows)
-
-
-def whitening(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A mean [D] and a matrix [D, D]: (features - mean) @ matrix has no mean and the identity for a covariance.
-
-    By principal components, as Jegou and Chum 2012 (Negative evidences and co-occurrences in image retrieval, ECCV),
-    section 3, have it; but a deviation below a thousandth of the largest is not divided out entirely. Summed as in
-    `standardization`.
-
-    Args:
-      features: float32 [N, D].
-    """
-    pieces = [slice(start, start + _PIECE) for start in range(0, len(features), _PIECE)]
-    mean = sum(features[piece].sum(0, dtype=np.float64) for piece in pieces) / len(features)
-    centred = (features[piece] - mean for piece in pieces)
-    variances, directions = np.linalg.eigh(sum(x.T @ x for x in centred) / len(features))
-    deviations = np.sqrt(np.maximum(variances, 0) + _DAMPING**2 * variances[-1]) + np.finfo(np.float32).tiny
-    return mean.astype(np.float32), (directions / deviations).astype(np.float32)
