@@ -156,6 +156,8 @@ def test_a_part_knows_what_the_whole_knows():
         ("tfds:emoji:train[:90%]", "tfds:emoji:train[:90%]", None),
         ("folder:/a#90", "folder:/a#90", None),
         ("folder:/a#:", "folder:/a", (0.0, 1.0, None)),
+        ("folder:/a#where=the kind:a=b:c", "folder:/a", ("the kind", "a=b:c")),
+        ("folder:/a#where=kind", "folder:/a#where=kind", None),
         ("folder:/a#b:9", "folder:/a#b:9", None),
     ],
 )
@@ -189,3 +191,18 @@ def test_what_cannot_be_is_refused():
         sources.make("tfds:emoji:validation#:0.0001%")
     with pytest.raises(ConfigError, match=r"config\.data\.source = 'patient' is no feature: Known: codepoint"):
         sources.make("tfds:emoji:validation#:50%&by=patient")
+    with pytest.raises(ConfigError, match=r"config\.data\.source = 'patient' is no feature: Known: codepoint"):
+        sources.make("tfds:emoji:validation#where=patient:p")
+    with pytest.raises(ConfigError, match=r"no style is 'Twemoji': did you mean 'twemoji'\?"):
+        sources.make("tfds:emoji:validation#where=style:Twemoji")
+
+
+def test_where_a_feature_has_a_value():
+    whole = sources.make("tfds:emoji:validation")
+    drawn = [example for example in whole if example["style"] == "twemoji"]
+    part = sources.make("tfds:emoji:validation#where=style:twemoji")
+    assert list(part) == drawn and len(drawn) == 99
+    assert len(sources.make("tfds:emoji:validation#where=style:twemoji#:50%")) < 99
+    scans = Scans(tuple("abcd"), (1, ("p", 2), "2", None))
+    assert taken(scans, "#where=patient:2") == ["b", "c"] and taken(scans, "#where=patient:1") == ["a"]
+    assert taken(scans, "#where=patient:None") == ["d"] and taken(scans, "#where=patient:3") == []

@@ -3,6 +3,7 @@
 folder:/my/images#:90%                  nine tenths of the examples, by a hash of each one's key
 parquet:/scans/*.parquet#90%:&by=patient     the other patients, all scans of each
 folder:/my/images#keep=keep.txt         those whose keys a file lists, such as `duplicates --keep` writes
+csv:/data/scans.csv#where=scanner:old   those with a feature of that value: how good is a model of these?
 folder:/my/images#keep=keep.txt#:90%    a part of a part
 """
 
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vitfm import config
 from vitfm.config import ConfigError
 from vitfm.data import files
 from vitfm.data.bad import BadExample
@@ -22,6 +24,7 @@ from vitfm.data.sources import base
 
 _NUMBER = r"(\d+(?:\.\d+)?)%"
 _PART = re.compile(rf"#(?:{_NUMBER})?:(?:{_NUMBER})?(?:&by=([^&#]+))?")
+_WHERE = re.compile(r"where=([^:]+):(.+)")
 _BARE = re.compile(r"#(?=.*\d)([\d.]*)%?:([\d.]*)%?(&by=[^&#]+)?")
 
 
@@ -39,7 +42,14 @@ class Kept(NamedTuple):
     path: str
 
 
-def split(spec: str) -> tuple[str, Part | Kept | None]:
+class Where(NamedTuple):
+    """Examples one of whose features, as a text, is `value`, or has it among its values."""
+
+    feature: str
+    value: str
+
+
+def split(spec: str) -> tuple[str, Part | Kept | Where | None]:
     """`SCHEME:REST#PART` -> (`SCHEME:REST`, part), the last of several; a `#` that begins no part belongs to the rest.
 
     Raises:
@@ -48,6 +58,8 @@ def split(spec: str) -> tuple[str, Part | Kept | None]:
     whole, mark, text = spec.rpartition("#")
     if mark and text.startswith("keep=") and len(text) > 5:
         return whole, Kept(text.removeprefix("keep="))
+    if mark and (where := _WHERE.fullmatch(text)):
+        return whole, Where(*where.groups())
     match = _PART.fullmatch(mark + text)
     if not match:
         if bare := _BARE.fullmatch(mark + text):
@@ -102,7 +114,7 @@ class Source:
         return [keys[index] for index in self._ids]
 
 
-def make(source: base.Source, part: Part | Kept, spec: str) -> Source:
+def make(source: base.Source, part: Part | Kept | Where, spec: str) -> Source:
     """The part of a source.
 
     Raises:
@@ -110,6 +122,8 @@ def make(source: base.Source, part: Part | Kept, spec: str) -> Source:
     """
     if isinstance(part, Kept):
         return _listed(source, part.path, spec)
+    if isinstance(part, Where):
+        return _where(source, part, spec)
     if part.by is None:
         groups: Sequence[Any] = base.keys(source)
     else:
@@ -134,6 +148,20 @@ def _listed(source: base.Source, path: str, spec: str) -> Source:
             f"Source {spec!r}: none of {len(source)} examples has a key that {path} lists, such as {lines[0]!r}; it "
             "was made from another source."
         )
+    return Source(source, ids, spec.partition(":")[2])
+
+
+def _where(source: base.Source, part: Where, spec: str) -> Source:
+    """The examples whose feature is the value."""
+    texts = [
+        set(map(str, value)) if isinstance(value, tuple) else {str(value)}
+        for value in base.column(source, part.feature, "data.source")
+    ]
+    ids = np.flatnonzero([part.value in own for own in texts])
+    if not len(ids):
+        there = sorted(set().union(*texts))
+        hint = config.nearest(part.value, there) if len(there) <= 50 else f"there is {there[0]!r}, for one."
+        raise ConfigError(f"Source {spec!r}: no {part.feature} is {part.value!r}: {hint}")
     return Source(source, ids, spec.partition(":")[2])
 
 

@@ -8,6 +8,7 @@ module of your own (`my_project.my_source:anything`); its `make(rest)` receives 
     folder:/my/images#:90%                        a part of any source, by a hash of each example's key
     folder:/scans#90%:&by=patient                 by a hash of a feature: no patient is on both sides
     folder:/my/images#keep=keep.txt               those whose keys a file lists
+    tfds:emoji:test_concept#where=style:noto      those with a feature of that value
 """
 
 from __future__ import annotations
