@@ -30,6 +30,7 @@ from benchmarks import (
 )
 from benchmarks.learners import vitfm
 from benchmarks.sizes import SIZES, Size
+from tests import tiers
 from vitfm import program, tree
 from vitfm import recipe as recipes
 from vitfm.data import augment
@@ -94,10 +95,7 @@ def test_architectures_are_equal(peer: str, name: str):
     assert peers().count(learner.model) - tree.count(ours.shapes.params) == theirs_alone(peer, size)
 
 
-QUICK = ("timm", "simclr")
-
-
-@pytest.mark.parametrize("peer", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in step.PEERS])
+@pytest.mark.parametrize("peer", tiers.slow_unless("timm".__eq__, step.PEERS))
 def test_step_compares_whole_steps(peer: str, tmp_path):
     text, result = run("step", tmp_path / "step.json", f"--peer={peer}", "--size=nano", "--steps=2", "--rounds=2")
     assert all(name in text for name in (*step.COLUMNS, peer, "vitfm", "ratio"))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import imagenet
+from tests import imagenet, tiers
 from vitfm import config, program, recipe, tree
 from vitfm.data import loader
 from vitfm.evals import base as evaluation
@@ -152,7 +152,7 @@ def built(name: str, folder: pathlib.Path) -> program.Program:
     return p
 
 
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("name", tiers.slow_unless(PATHS.__contains__, TRACED))
 def test_full_size_recipes(name: str, tmp_path: pathlib.Path):
     p = built(name, tmp_path)
     assert tree.count(p.shapes.params) == PARAMETERS[name]
@@ -163,7 +163,7 @@ def test_full_size_recipes(name: str, tmp_path: pathlib.Path):
     assert metrics["loss"].shape == ()
 
 
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", tiers.slow_unless(lambda name: name not in FEWER, BUILT))
 def test_embedded_recipes_and_those_for_fewer_images(
     name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests import tiers, tiny
 from tests.interop import folders
 from tests.objectives import specs
 from tests.parity.families import vit_mae
@@ -134,9 +134,7 @@ def recipe(name: str, source: pathlib.Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "dino" else pytest.mark.slow) for name in OBJECTIVES]
-)
+@pytest.mark.parametrize("name", tiers.slow_unless("dino".__eq__, OBJECTIVES))
 def test_heads_learn_first(name: str, sources: dict[str, pathlib.Path], tmp_path: pathlib.Path):
     source = sources["dinov2" if "dino" in name else "vit"]
     config, workdir = recipe(name, source), tmp_path / name
@@ -201,6 +199,7 @@ def test_batch_statistics_come_along(tmp_path: pathlib.Path):
     assert all(name.startswith("head/") for name in lineage["fresh"])
 
 
+@pytest.mark.slow
 def test_dinov2_goes_on_at_a_higher_resolution(tmp_path: pathlib.Path):
     """As configs/dinov2_l16_in1k.py:highres says, of a run with two heads: nothing is learned, so all is as it was."""
     take = dict(config_lib.load_file("configs/dinov2_l16_in1k.py:highres").init.take)

@@ -194,8 +194,7 @@ def _filled_in(
     data, test = config["data"], given["test"]
     label = given["label"] or (data.get("label") or {}).get("feature")
     values = {"train": given["train"] or data["source"], "test": test, "source": test, "label": label}
-    split = re.split(r":(?![^\[]*\])", test or "")[-1]  # What follows the last colon that is in no slice.
-    values["prefix"] = re.sub(r"\W+", "_", split).strip("_") or None
+    values["prefix"] = _split(test) if test else None
     wanted = {key: value for key, value in values.items() if key in inspect.signature(module.make).parameters}
     for key, value in wanted.items():
         if value is None and key not in spec:
@@ -206,6 +205,14 @@ def _filled_in(
             flag = flags.get(key, "--test=SOURCE, what to measure on")
             raise ConfigError(f"--eval={name} needs {flag}.")
     return {"name": name, **{key: value for key, value in wanted.items() if value is not None}}
+
+
+def _split(source: str) -> str | None:
+    """What metrics are named after: the words behind the last colon that is in no slice, and those of a part."""
+    whole, _, part = source.partition("#")
+    split = re.split(r":(?![^\[]*\])", whole)[-1]
+    bounds = re.sub(r"^:|(?<=%):", " to ", part)
+    return re.sub(r"\W+", "_", f"{split} {bounds}").strip("_") or None
 
 
 def _restored(p: Program, directory: pathlib.Path, step: int | None) -> tuple[TrainState, float]:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from vitfm import evaluate, overrides, program, train_lib
 from vitfm import main as training
-from vitfm import overrides, program, train_lib
 from vitfm import recipe as recipes
 from vitfm import run as runs
 from vitfm.evals import __main__ as command
@@ -48,6 +48,22 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 def result(workdir: pathlib.Path) -> dict[str, Any]:
     return json.loads((workdir / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("source", "prefix"),
+    [
+        ("tfds:emoji:test_style", "test_style"),
+        ("tfds:emoji:validation[1:5]", "validation_1_5"),
+        ("tfds:emoji:test_concept#where=style:noto", "test_concept_where_style_noto"),
+        ("folder:/my/images#:90%", "my_images_to_90"),
+        ("folder:/my/images#90%:&by=kind", "my_images_90_to_by_kind"),
+    ],
+)
+def test_metrics_are_named_after_what_is_measured(source: str, prefix: str) -> None:
+    given = {"train": None, "test": source, "label": "subgroup"}
+    specs = evaluate.specify({"data": {"source": VALIDATION}}, ["knn"], given, [])
+    assert specs["knn"]["prefix"] == prefix and specs["knn"]["test"] == source
 
 
 def test_it_measures_again_what_training_measured(workdir: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
