@@ -72,6 +72,11 @@ def describe(leaf: Any) -> Description:
     return {"dtype": str(leaf.dtype), "shape": list(leaf.shape), **kind}
 
 
+def sharding(leaf: Any) -> jax.sharding.Sharding:
+    """Where a leaf, or what it describes, lives; on the first device where it does not say."""
+    return getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
 def stored(leaf: Any) -> Any:
     """The array that is written for a leaf: itself, or the words of PRNG keys."""
     return jax.random.key_data(leaf) if is_key(leaf) else leaf

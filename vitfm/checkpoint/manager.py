@@ -25,7 +25,7 @@ PyTree = Any
 Restored = TypeVar("Restored")
 
 _COMMITTED = "commit_success.txt"  # Orbax's last file in a directory of a step.
-_SLICE = 4096  # Bytes: where the devices that hold a leaf would each store less of it, one of them stores it whole.
+_SLICE = 4096  # Bytes: where devices would each store less of a leaf, which takes a program each, one stores it all.
 
 
 class _Damaged(CheckpointError):
@@ -170,7 +170,7 @@ class Checkpoints:
         def read(step: int) -> tuple[PyTree, dict[str, Any]]:
             record = self._read_record(step)
             layout.check(wanted, record["leaves"], str(self.directory / str(step)))
-            how = {name: ocp.ArrayRestoreArgs(sharding=_sharding(leaf)) for name, leaf in wanted.items()}
+            how = {name: ocp.ArrayRestoreArgs(sharding=layout.sharding(leaf)) for name, leaf in wanted.items()}
             leaves = self._read_leaves(step, record, how)
             return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted]), record["meta"]
 
@@ -252,8 +252,11 @@ class Checkpoints:
                 enable_async_checkpointing=self._asynchronous,
                 cleanup_tmp_directories=True,
             )
+            on_devices = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SLICE)
+            on_hosts = ocp.type_handlers.NumpyHandler()
+            kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, on_devices), (np.ndarray, on_hosts))
             # zstd shrinks trained weights by 8% and takes five times as long, on cores the loader needs.
-            arrays = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=_handlers())
+            arrays = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=kinds)
             handlers = {"state": arrays, "meta": ocp.JsonCheckpointHandler()}
             self._writer = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         return self._writer
@@ -287,21 +290,9 @@ class Checkpoints:
             raise _Damaged(f"{self.directory / str(step)} can't be read: {quiet.reason(error)}.") from error
 
 
-def _sharding(leaf: Any) -> jax.sharding.Sharding:
-    return getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-
 def _succeeds(read: Callable[[int], Any], step: int) -> bool:
     try:
         read(step)
     except CheckpointError:
         return False
     return True
-
-
-def _handlers() -> ocp.type_handlers.TypeHandlerRegistry:
-    """Orbax' own, but that small leaves are not cut: each slice is a program to run and an array to fetch."""
-    kinds = ocp.type_handlers
-    scalars = ((kind, kinds.ScalarHandler()) for kind in (int, float, np.number))
-    arrays = kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=_SLICE)
-    return kinds.create_type_handler_registry(*scalars, (np.ndarray, kinds.NumpyHandler()), (jax.Array, arrays))
