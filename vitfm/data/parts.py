@@ -1,4 +1,4 @@
-"""A part of a source, by a hash: `#:90%` and `#90%:` share no example, whatever is added to the source later.
+"""A part of a source, by a hash, a list or a feature; `#:90%` and `#90%:` share no example, whatever is added later.
 
 folder:/my/images#:90%                  nine tenths of the examples, by a hash of each one's key
 parquet:/scans/*.parquet#90%:&by=patient     the other patients, all scans of each
@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitfm import config
-from vitfm.config import ConfigError
+from vitfm.config import ConfigError, nearest
 from vitfm.data import files
 from vitfm.data.bad import BadExample
 from vitfm.data.sources import base
@@ -160,7 +159,7 @@ def _where(source: base.Source, part: Where, spec: str) -> Source:
     ids = np.flatnonzero([part.value in own for own in texts])
     if not len(ids):
         there = sorted(set().union(*texts))
-        hint = config.nearest(part.value, there) if len(there) <= 50 else f"there is {there[0]!r}, for one."
+        hint = nearest(part.value, there) if len(there) <= 50 else f"there is {there[0]!r}, for one."
         raise ConfigError(f"Source {spec!r}: no {part.feature} is {part.value!r}: {hint}")
     return Source(source, ids, spec.partition(":")[2])
 
