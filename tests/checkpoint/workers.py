@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ def killed(directory: str) -> None:
     checkpoints.save(1, {"w": jnp.arange(8.0)}, {})
     checkpoints.wait()
     checkpoints.save(2, {"w": jnp.ones((8192, 4096))}, {})
+    while not any(name.startswith("2") for name in os.listdir(directory)):  # A thread of Orbax' begins to write.
+        time.sleep(1e-4)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
