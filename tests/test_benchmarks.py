@@ -84,7 +84,7 @@ def theirs_alone(peer: str, size: Size) -> int:
     return besides.get(peer, 0) + (0 if peer == "siglip" else size.width)
 
 
-@pytest.mark.parametrize("name", ["tiny", pytest.param("S16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", tiers.slow_unless("tiny".__eq__, ["tiny", "S16"]))
 @pytest.mark.parametrize("peer", step.PEERS)
 def test_architectures_are_equal(peer: str, name: str):
     theirs = pytest.importorskip(f"benchmarks.learners.{peer}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests import tiers, tiny
 from vitfm import config as config_lib
 from vitfm import recipe, train_lib
 from vitfm.checkpoint.manager import Checkpoints
@@ -34,7 +34,7 @@ def trained(config: dict[str, Any], workdir: pathlib.Path) -> Checkpoints:
     return Checkpoints(workdir / "checkpoints")
 
 
-@pytest.mark.parametrize("name", ["siglip", pytest.param("clip", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", tiers.slow_unless("siglip".__eq__, ["siglip", "clip"]))
 def test_the_locked_tower_stays_and_the_text_tower_moves(name: str, source: pathlib.Path, tmp_path: pathlib.Path):
     config = config_lib.load_file(f"{ROOM / 'lit.py'}:{source}").to_dict()
     assert {key: list(config["data"]["augment"][key]) for key in NORMALISED} == NORMALISED

@@ -16,8 +16,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
-
+from tests import tiers
 from vitfm.data import captions
 
 TOWER = {"hidden_dim": 64, "depth": 2, "num_heads": 2}
@@ -66,4 +65,4 @@ CASES = {case: spec for cases in BY_NAME.values() for case, spec in cases.items(
 # compiles for as long as three of them, has parts that are among the others.
 FAST = {case for case, spec in CASES.items() if case in BY_NAME and (spec.keeps or case in ("clip", "mae"))}
 FAST.discard("siglip2")
-EACH = [pytest.param(case, marks=() if case in FAST else pytest.mark.slow) for case in CASES]  # For parametrize.
+EACH = tiers.slow_unless(FAST.__contains__, CASES)
