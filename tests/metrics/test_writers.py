@@ -4,6 +4,8 @@ import json
 import math
 import pathlib
 import struct
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -169,3 +171,11 @@ def test_a_failed_replacement_leaves_the_old_file(tmp_path, monkeypatch):
         files.replace(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_imports_no_torch_and_others_may_afterwards():
+    pytest.importorskip("torch")
+    lines = ["import sys", "import vitfm.evaluate, vitfm.train_lib"]
+    lines += ["print('torch' in sys.modules)", "import torch", "print(torch.__name__)"]
+    run = subprocess.run([sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "torch"]

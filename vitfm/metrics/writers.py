@@ -12,10 +12,10 @@ from typing import Any, Self
 
 import cv2
 import numpy as np
-import tensorboardX
 
 from vitfm import config as config_lib
 from vitfm.metrics import files
+from vitfm.metrics.tensorboard import SummaryWriter
 
 
 class Writer:
@@ -41,7 +41,7 @@ class Writer:
         if step is not None:
             (self.workdir / files.RESULT).unlink(missing_ok=True)
         self._rows = open(self.workdir / files.METRICS, "ab")  # noqa: SIM115 - closed by `close`
-        self._events = tensorboardX.SummaryWriter(
+        self._events = SummaryWriter(
             str(self.workdir),
             purge_step=None if step is None else step + 1,
             # The library names files by the second; a run resumed within one would overwrite its own events.
