@@ -100,12 +100,16 @@ def _sources(split: str) -> dict[str, str]:
     return {"train": "tfds:emoji:train", "test": f"tfds:emoji:{split}", "label": "subgroup", "prefix": split}
 
 
-def raw_pixels(recipe: str) -> dict[str, float]:
-    """The metrics of an encoder that returns what it is given, at the image size of a recipe."""
+def pixels(recipe: str) -> evaluation.Context:
+    """Of an encoder that returns what it is given, at the image size of a recipe; its parameters may be anything."""
     built = program.build(recipes.parse(config_lib.load_file(config_file(recipe))))
-    pixels = {"features": lambda params, image: image.reshape(len(image), 1, 1, -1)}
-    context = runs.eval_context(built.data, dataclasses.replace(built.objective, predict=pixels), built.mesh)
-    found: dict[str, float] = {}
+    given = {"features": lambda params, image: image.reshape(len(image), 1, 1, -1)}
+    return runs.eval_context(built.data, dataclasses.replace(built.objective, predict=given), built.mesh)
+
+
+def raw_pixels(recipe: str) -> dict[str, float]:
+    """The metrics of raw pixels."""
+    context, found = pixels(recipe), {}
     for name in EVALUATORS:
         for split in SPLITS.values():
             evaluator = evaluation.make(name, {"name": name, **_sources(split)}, context)

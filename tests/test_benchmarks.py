@@ -19,6 +19,7 @@ from benchmarks import (
     clip_vs_open_clip,
     data,
     equal_time,
+    hands,
     mae_saving,
     photographs,
     pipelines,
@@ -59,13 +60,18 @@ def peers() -> Any:
     return pytest.importorskip("benchmarks.learners.peers")
 
 
-def run(module: str, out: pathlib.Path, *arguments: str) -> tuple[str, dict]:
-    """The output and the JSON of a benchmark, run as a user does."""
+def as_user(module: str, *arguments: str) -> str:
+    """The output of a command, run as a user does."""
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    command = [sys.executable, "-m", f"benchmarks.{module}", f"--out={out}", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=workers.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(out.read_text())
+    return done.stdout
+
+
+def run(module: str, out: pathlib.Path, *arguments: str) -> tuple[str, dict]:
+    """The output and the JSON of a benchmark."""
+    return as_user(f"benchmarks.{module}", f"--out={out}", *arguments), json.loads(out.read_text())
 
 
 def theirs_alone(peer: str, size: Size) -> int:
@@ -169,6 +175,46 @@ def test_representations_that_are_known_are_not_measured_again(tmp_path):
     assert not shown["style zero-shot"]
 
 
+@pytest.mark.slow
+def test_hands_are_told_apart(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("{}\n{}\n".format(*hands._MARKS))
+    options = ("--recipes=mae:tiny", "--seed=3", f"--workdir={tmp_path}", f"--markdown={page}")
+    text, result = run("hands", tmp_path / "hands.json", *options)
+    assert result.keys() == {"raw pixels", "mae:tiny", "mae:tiny, untrained"} and "706 by known hands" in text
+    assert all(len(row) == 896 and 0.03 < row.count("1") / 896 < 1 for row in result.values())
+    source = f"{hands.TEST}#where=style:{hands.NEW_HAND}"
+    as_user(
+        "vitfm.evals", f"--run={tmp_path}/mae_tiny_3", "--eval=linear_probe", "--label=subgroup", f"--test={source}"
+    )
+    probed = json.loads((tmp_path / "mae_tiny_3" / "result.json").read_text())
+    new = [digit == "1" for digit, one in zip(result["mae:tiny"], hands.drawings().new, strict=True) if one]
+    assert np.mean(new) == pytest.approx(probed["test_concept_where_style_noto/linear_probe/top1"])
+    assert page.read_text().count("\n| ") == 2 + 2
+
+
+def test_hands_that_are_known_are_not_measured_again(tmp_path):
+    split = hands.drawings()
+    right = lambda known, new: "".join(str(new if one else known) for one in split.new)
+    found = {"raw pixels": right(1, 0), "mae": right(0, 1), "mae, untrained": right(0, 0)}
+    (tmp_path / "hands.json").write_text(json.dumps(found))
+    assert hands.main(["--recipes=mae", f"--out={tmp_path}/hands.json"]) == found
+    certain = "+100.0 [+100.0, +100.0]"
+    assert hands.cells(found, "mae", split)[:-1] == ["0.0", "0.0", "100.0", "0.0", certain, certain, "21.2"]
+    assert hands.cells(found, "raw pixels", split) == ["100.0", "", "0.0", "", "", "", "78.8", ""]
+
+
+def test_the_interval_is_over_things_and_not_over_drawings():
+    by_thing = np.random.default_rng(0).normal(size=200)
+    widths = []
+    for copies in (1, 4):  # Of one thing, drawn alike: they tell no more than one does.
+        split = hands.Drawings(np.arange(200).repeat(copies), np.zeros(200 * copies, bool))
+        mean, low, high = split.interval(by_thing.repeat(copies), ~split.new)
+        assert low < mean < high and mean == pytest.approx(by_thing.mean())
+        widths.append(high - low)
+    np.testing.assert_allclose(widths, 2 * 1.96 * by_thing.std() / 200**0.5, rtol=0.1)
+
+
 def test_a_table_is_written_between_two_lines_of_a_page(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n[\nold\n]\nafter\n")
@@ -236,7 +282,7 @@ def test_processor_time_and_memory_are_of_all_processes():
 
 
 @pytest.mark.parametrize(
-    "module", [step, backbones, clip_vs_open_clip, supervised_vs_timm, mae_saving, representations]
+    "module", [step, backbones, clip_vs_open_clip, supervised_vs_timm, mae_saving, representations, hands]
 )
 def test_help_teaches(module, capsys):
     with pytest.raises(SystemExit):

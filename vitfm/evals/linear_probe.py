@@ -17,6 +17,8 @@ import optax
 
 from vitfm.evals import base, embeddings, probing
 
+LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+BLOCKS = (1, 4)
 _MOMENTUM = 0.9
 
 
@@ -52,14 +54,22 @@ class Probe(NamedTuple):
     deviation: np.ndarray = np.float32(1)
 
 
+class Chosen(NamedTuple):
+    """What images held out chose, and the share of them that was right by it."""
+
+    choice: Choice
+    learning_rate: float
+    accuracy: float
+
+
 def make(
     *,
     train: str,
     test: str,
     label: str,
     prefix: str,
-    blocks: Sequence[int] = (1, 4),
-    learning_rates: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0),
+    blocks: Sequence[int] = BLOCKS,
+    learning_rates: Sequence[float] = LEARNING_RATES,
     epochs: float = 10,
     minibatch_size: int = 256,
     heldout: float = 0.1,
@@ -89,26 +99,48 @@ def make(
     context.batch_size(minibatch_size)
     probing.check(context, blocks=blocks, learning_rates=learning_rates, epochs=[epochs])
     train_labels, test_labels, classes = context.labels(label, train, test)
-    order, held, kept = probing.divided(context, len(train_labels), heldout)
+    parts = probing.divided(context, len(train_labels), heldout)
     lengths = {"classes": len(classes), "epochs": epochs, "minibatch_size": minibatch_size}
 
     def evaluate(params: Any) -> Iterator[tuple[str, base.Value]]:
         features = embeddings.features_of(context, params, train, batch_size)
-        choices = choices_of(features, blocks)
-        probe = fit(context, features, train_labels, kept, choices, learning_rates, **lengths)
-        accuracy = (ranks(context, probe, features, train_labels, held) < 1).mean(-1)
-        best = np.unravel_index(np.argmax(accuracy), accuracy.shape)
-        choice, rate = choices[best[0]], learning_rates[best[1]]
-        probe = fit(context, features, train_labels, order, [choice], [rate], **lengths)
+        probe, chosen = choose(context, features, train_labels, parts, blocks, learning_rates, **lengths)
         test_features = embeddings.features_of(context, params, test, batch_size)
         rank = ranks(context, probe, test_features, test_labels, np.arange(len(test_labels)))[0, 0]
         yield from probing.accuracies(f"{prefix}/linear_probe", rank, len(classes))
-        yield f"{prefix}/linear_probe/heldout_top1", float(accuracy[best])
-        yield f"{prefix}/linear_probe/learning_rate", float(rate)
-        yield f"{prefix}/linear_probe/blocks", float(choice.blocks)
-        yield f"{prefix}/linear_probe/mean_patches", float(choice.mean_patches)
+        yield f"{prefix}/linear_probe/heldout_top1", chosen.accuracy
+        yield f"{prefix}/linear_probe/learning_rate", chosen.learning_rate
+        yield f"{prefix}/linear_probe/blocks", float(chosen.choice.blocks)
+        yield f"{prefix}/linear_probe/mean_patches", float(chosen.choice.mean_patches)
 
     return evaluate
+
+
+def choose(
+    context: base.Context,
+    features: np.ndarray,
+    labels: np.ndarray,
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray],
+    blocks: Sequence[int] = BLOCKS,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    **lengths: Any,
+) -> tuple[Probe, Chosen]:
+    """A classifier trained on all images, with the settings that are best on those held out, and these.
+
+    Args:
+      context: of the evaluator.
+      features, labels: [N, L, P, D] and [N], in [0, classes).
+      parts: rows of all images, of those that choose and of those that train meanwhile, `probing.divided`.
+      blocks, learning_rates: see `make`.
+      **lengths: `classes`, `epochs` and `minibatch_size` of `fit`.
+    """
+    order, held, kept = parts
+    choices = choices_of(features, blocks)
+    probe = fit(context, features, labels, kept, choices, learning_rates, **lengths)
+    accuracy = (ranks(context, probe, features, labels, held) < 1).mean(-1)
+    best = np.unravel_index(np.argmax(accuracy), accuracy.shape)
+    chosen = Chosen(choices[best[0]], float(learning_rates[best[1]]), float(accuracy[best]))
+    return fit(context, features, labels, order, [chosen.choice], [chosen.learning_rate], **lengths), chosen
 
 
 def choices_of(features: np.ndarray, blocks: Sequence[int]) -> list[Choice]:
