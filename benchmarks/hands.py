@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks import representations, tables
-from benchmarks.representations import RAW_PIXELS, UNTRAINED
+from benchmarks.representations import LABEL, RAW_PIXELS, TRAIN, UNTRAINED
 from vitfm import program
 from vitfm import recipe as recipes
 from vitfm import run as runs
@@ -32,8 +32,10 @@ from vitfm.metrics import files
 RECIPES = ("supervised", *representations.CONTRASTIVE, *representations.SELF_DISTILLED)
 RECIPES += (*representations.RECONSTRUCTING, "rotation", "vqkd", "beit")
 NEW_HAND = "noto"
-TRAIN, TEST, LABEL = "tfds:emoji:train", "tfds:emoji:test_concept", "subgroup"
-COLUMNS = ("known hands", "untrained", "new hand", "untrained", "over pixels", "over untrained", "all", "over pixels")
+TEST = f"tfds:emoji:{representations.SPLITS['concept']}"
+KNOWN = ("known hands", "known hands, untrained")
+NEW = ("new hand", "new hand, untrained", "new hand over pixels", "new hand over untrained")
+COLUMNS = (*KNOWN, *NEW, "all", "all over pixels")
 _MARKS = "<!-- python -m benchmarks.hands -->", "<!-- end of the hands -->"
 _SAMPLES = 4000
 
@@ -81,11 +83,6 @@ def right(context: evaluation.Context, params: Any) -> str:
     return "".join(str(int(rank < 1)) for rank in ranks)
 
 
-def of_pixels(recipe: str) -> str:
-    """Which drawings are right by raw pixels, at the image size of a recipe."""
-    return right(representations.pixels(recipe), jax.numpy.zeros(()))
-
-
 def of_run(workdir: pathlib.Path, *, untrained: bool = False) -> str:
     """Which drawings are right by the encoder of a run, or by that encoder as initialised."""
     recipe = recipes.parse(files.read_json(workdir / files.CONFIG))
@@ -98,7 +95,7 @@ def of_run(workdir: pathlib.Path, *, untrained: bool = False) -> str:
 def fill(found: Right, names: Sequence[str], seed: int, folder: pathlib.Path) -> Iterator[None]:
     """Adds what is not among the rows yet, a row at a time."""
     if RAW_PIXELS not in found:
-        found[RAW_PIXELS] = of_pixels(names[0])
+        found[RAW_PIXELS] = right(representations.pixels(names[0]), jax.numpy.zeros(()))
         yield
     for name in names:
         for row, untrained in ((name, False), (UNTRAINED.format(name), True)):

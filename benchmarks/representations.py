@@ -44,6 +44,7 @@ RECONSTRUCTING = ("mae", "simmim", "aim")
 TAUGHT = ("vqkd", "beit", "distill")
 RECIPES = (*SUPERVISED, *WITH_TEXT, *CONTRASTIVE, *SELF_DISTILLED, *RECONSTRUCTING, "rotation", "dvae", *TAUGHT)
 EVALUATORS = ("linear_probe", "knn", "fewshot")
+TRAIN, LABEL = "tfds:emoji:train", "subgroup"
 SPLITS = {"style": "test_style", "concept": "test_concept"}
 METRICS = {"linear": "linear_probe/top1", "kNN": "knn/top1", "10 shots": "fewshot/top1_10shot"}
 PROBED = {f"{short} {title}": f"{split}/{of}" for short, split in SPLITS.items() for title, of in METRICS.items()}
@@ -97,7 +98,7 @@ def measured(workdir: pathlib.Path, *, untrained: bool = False) -> dict[str, Any
 
 
 def _sources(split: str) -> dict[str, str]:
-    return {"train": "tfds:emoji:train", "test": f"tfds:emoji:{split}", "label": "subgroup", "prefix": split}
+    return {"train": TRAIN, "test": f"tfds:emoji:{split}", "label": LABEL, "prefix": split}
 
 
 def pixels(recipe: str) -> evaluation.Context:

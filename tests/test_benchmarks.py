@@ -183,13 +183,12 @@ def test_hands_are_told_apart(tmp_path):
     text, result = run("hands", tmp_path / "hands.json", *options)
     assert result.keys() == {"raw pixels", "mae:tiny", "mae:tiny, untrained"} and "706 by known hands" in text
     assert all(len(row) == 896 and 0.03 < row.count("1") / 896 < 1 for row in result.values())
-    source = f"{hands.TEST}#where=style:{hands.NEW_HAND}"
-    as_user(
-        "vitfm.evals", f"--run={tmp_path}/mae_tiny_3", "--eval=linear_probe", "--label=subgroup", f"--test={source}"
-    )
+    test = f"--evals.linear_probe.test={hands.TEST}#where=style:{hands.NEW_HAND}"
+    options = ("--eval=linear_probe", test, "--evals.linear_probe.prefix=new_hand")
+    as_user("vitfm.evals", f"--run={tmp_path}/mae_tiny_3", *options)
     probed = json.loads((tmp_path / "mae_tiny_3" / "result.json").read_text())
     new = [digit == "1" for digit, one in zip(result["mae:tiny"], hands.drawings().new, strict=True) if one]
-    assert np.mean(new) == pytest.approx(probed["test_concept_where_style_noto/linear_probe/top1"])
+    assert np.mean(new) == pytest.approx(probed["new_hand/linear_probe/top1"])
     assert page.read_text().count("\n| ") == 2 + 2
 
 

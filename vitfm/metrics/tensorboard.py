@@ -1,4 +1,4 @@
-"""tensorboardX without torch, which it would import where there is one, for an annotation: half of a run's start."""
+"""tensorboardX without torch, which it would import where there is one, for an annotation: half of the import time."""
 
 from __future__ import annotations
 
