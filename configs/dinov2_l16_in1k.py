@@ -13,7 +13,7 @@ A100, 82.0% and 84.5% (README of the authors' code). The published probe trains 
 centre crop an image.
 
 The short run has one head and centres; two heads and Sinkhorn-Knopp, which the paper finds better at scale, has `l14`.
-So have runs on fewer images, as configs/dinov2.py: of few steps a centre needs too many (docs/recipes/README.md, in
+So have runs on fewer images, as configs/dinov2.py: of few steps a centre needs too many (docs/recipes/choices.md, in
 runs of hundreds of steps; in these it is not measured).
 Four registers (arXiv:2309.16588) are `--config.objective.model.registers=4`. Theirs drops the paths of all blocks at
 one rate, 0.3, ours at rates that grow to it; KoLeo's neighbours are those of the global batch, theirs of a GPU's.
